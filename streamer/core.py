@@ -1,0 +1,132 @@
+"""The nouns. Positions are sample indices at the model rate, counted from stream start and never reset; ranges are half-open."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Samples = npt.NDArray[np.float32]
+
+
+class Phase(StrEnum):
+    """Where in its life an event is."""
+
+    START = "start"
+    UPDATE = "update"
+    END = "end"
+
+
+class Reason(StrEnum):
+    """Why a stretch of sound, and with it an open event, ended."""
+
+    QUIET = "quiet"
+    MAX_DURATION = "max_duration"
+    SOURCE_END = "source_end"
+    SOURCE_LOST = "source_lost"
+    STOP = "stop"
+
+
+class Status(StrEnum):
+    """What a stream is doing, as published on its status topic."""
+
+    ONLINE = "online"
+    STALLED = "stalled"
+    PAUSED = "paused"
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Loudness of a stretch of sound: dBFS (digital silence is -120), and how many samples clipped."""
+
+    rms_dbfs: float
+    peak_dbfs: float
+    clipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One model input.
+
+    `fbank` is (T, M) float32, a view into the stream's frame ring that is valid until the stream is polled again.
+    The newest `hop` samples, [end - hop, end), were in no earlier window. `start` is negative while the window still
+    reaches back before the first sample. `coverage` is the fraction of real, not padded, frames.
+    """
+
+    stream_id: str
+    start: int
+    end: int
+    hop: int
+    fbank: Samples
+    coverage: float
+    level: Level
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What the model said of one window: (C,) float32 in [0, 1], with the window's positions and newest hop's level."""
+
+    stream_id: str
+    start: int
+    end: int
+    hop: int
+    scores: Samples
+    level: Level
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentEnd:
+    """A stream's unbroken stretch of sound ended at position `at`."""
+
+    stream_id: str
+    at: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something a rule noticed. `id` is the same from start to end; `at` is the position up to which sound was heard."""
+
+    id: str
+    stream_id: str
+    rule: str
+    label: int
+    phase: Phase
+    at: int
+    onset: int
+    offset: int | None
+    score: float
+    peak_score: float
+    level_dbfs: float
+    end_reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Something to publish.
+
+    `topic` is relative to `<base>/<node>/`. `retain` marks a state: only its newest value matters.
+    QoS 1 without `retain` is an event: kept until acknowledged. QoS 0 is a reading: worthless once late.
+    """
+
+    topic: str
+    payload: Mapping[str, Any] | str
+    qos: int = 1
+    retain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """A stream as its listeners see it."""
+
+    stream_id: str
+    node: str
+    hop_s: float
+    window_s: float
+    sample_rate: int
+    labels: tuple[str, ...]
+    label_ids: tuple[str, ...]
+    model: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,48 @@
+"""What a source of sound is: it fills a ring and says when each sample was captured.
+
+A source is opened, delivers, and is closed; it may be opened again (a new ring each time, perhaps at another rate).
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from streamer.audio.clock import Clock
+from streamer.audio.ring import Ring
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What an opened source delivers: mono at `sample_rate` Hz, in blocks of at most `max_block` samples.
+
+    `is_live` sources can't wait: a slow reader loses sound. The others hold back until the ring has room.
+    """
+
+    description: str
+    sample_rate: int
+    max_block: int
+    is_live: bool
+
+
+class Source(Protocol):
+    """A source of sound. Every method but `open` returns at once."""
+
+    def open(self) -> SourceInfo:
+        """Claim the device or file. May block for seconds: never call it on the event loop.
+
+        Raises:
+            SourceError: it can't be opened now; the sentence says why and what to do.
+        """
+
+    def start(self, ring: Ring, clock: Clock) -> None:
+        """Deliver into `ring` from a thread of the source's own, until the sound ends or `close`.
+
+        At the natural end (a file's last sample) the thread calls `ring.close(Reason.SOURCE_END)`; when the device is
+        lost, `ring.close(Reason.SOURCE_LOST)`. Capture time goes to `clock.anchor`.
+        """
+
+    def close(self) -> None:
+        """Stop delivering and let go; safe to call twice, and in any state. Closes the ring with `Reason.STOP` if it is open."""
+
+    @property
+    def overflows(self) -> int:
+        """How often the driver said it lost samples, since the source was made."""
