@@ -6,7 +6,6 @@ jitter is ignored; a step (samples were lost, the machine slept, the sound card 
 
 import time
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -29,16 +28,16 @@ class Clock:
         self.sample_rate = sample_rate
         self._monotonic = monotonic
         self._utc = utc
-        self._anchors: deque[tuple[int, float]] = deque(maxlen=MAX_ANCHORS)
+        self._anchors: tuple[tuple[int, float], ...] = ()  # replaced whole, so that readers need no lock
 
     def anchor(self, position: int, captured: float) -> None:
         """Sample `position` was captured at monotonic time `captured`. Thread: the source's."""
         if not self._anchors or abs(captured - self.monotonic(position)) > TOLERANCE_S:
-            self._anchors.append((position, captured))
+            self._anchors = (*self._anchors[1 - MAX_ANCHORS :], (position, captured))
 
     def monotonic(self, position: int) -> float:
         """Monotonic seconds at which sample `position` was (or will be) captured."""
-        anchors = tuple(self._anchors)
+        anchors = self._anchors
         if not anchors:
             return self._monotonic()
         at, captured = anchors[max(0, bisect_right(anchors, position, key=lambda anchor: anchor[0]) - 1)]

@@ -1,8 +1,19 @@
 """What receives messages: drains an outbox for as long as the process lives."""
 
-from typing import Protocol
+import asyncio
+import json
+import logging
+import random
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from streamer.outbox import Outbox
+
+FIRST_WAIT_S = 0.5      # a restarting broker is back within a second
+LONGEST_WAIT_S = 30.0   # after an outage of hours, events still arrive half a minute after its end
+STABLE_S = 10.0         # what works for less than this flaps: keep waiting longer and keep quiet
+REMIND_S = 600.0        # a week's outage makes a thousand log lines, not a million
 
 
 class Sink(Protocol):
@@ -13,3 +24,46 @@ class Sink(Protocol):
 
         Each message is acknowledged (`outbox.ack`) only after it was delivered.
         """
+
+
+class Retry:
+    """A sink's patience: waits longer after each failure, and says why without flooding the log."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._failures = 0                      # in a row, not counting successes shorter than STABLE_S
+        self._works_since: float | None = None
+        self._said: dict[str, float] = {}       # sentence -> when it was logged last
+
+    def succeeded(self, sentence: str) -> None:
+        """Note that it works; the first time and after a failure, `sentence` is logged."""
+        if self._works_since is None:
+            self._works_since = time.monotonic()
+            self._say(logging.INFO, sentence)
+
+    async def failed(self, sentence: str) -> None:
+        """Log `sentence`, unless it was lately, and wait until it makes sense to try again."""
+        if self._works_since is not None and time.monotonic() - self._works_since >= STABLE_S:
+            self._failures = 0
+            self._said.clear()
+        self._works_since = None
+        self._say(logging.WARNING, sentence)
+        longest = min(FIRST_WAIT_S * 2**min(self._failures, 16), LONGEST_WAIT_S)
+        self._failures += 1
+        # Jitter: a house full of nodes must not knock in step when the broker is back.
+        await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311
+
+    def _say(self, level: int, sentence: str) -> None:
+        now = time.monotonic()
+        if now - self._said.get(sentence, -REMIND_S) >= REMIND_S:
+            self._said[sentence] = now
+            self._log.log(level, "%s", sentence)
+
+
+def to_json(payload: Mapping[str, Any] | str) -> bytes:
+    """One line of compact UTF-8 JSON.
+
+    Raises:
+        ValueError: a number in it is not finite, which JSON can't say.
+    """
+    return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

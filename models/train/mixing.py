@@ -1,0 +1,177 @@
+"""Soundscapes composed in the mel domain: endless training windows from a few hundred clips.
+
+Energies of sounds that overlap add up, so a window is a weighted sum of mel energies and one logarithm: a hundred times
+cheaper than mixing waveforms, and every clip's features are computed once.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from models.fbank import FLOOR, fbank
+from models.spec import FbankSpec
+from models.train.data import Clip
+
+Floats = npt.NDArray[np.float32]
+N_SOUNDS = (0.12, 0.56, 0.24, 0.08)  # how often a window holds 0, 1, 2, 3 labelled sounds
+MIN_AUDIBLE = 25  # frames: a sound counts as present once a quarter of a second of it is in view
+FULL_SCALE_DB = 48.6  # summed mel energy of a frame of white noise at 0 dBFS RMS, measured
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Long runs of backgrounds' mel energies (T, M), unit mean energy a frame: steady noise, and mains hum."""
+
+    white: Floats
+    hums: tuple[Floats, ...]
+
+
+def make_noise(rng: np.random.Generator, spec: FbankSpec, seconds: float = 90.0) -> Noise:
+    """Backgrounds that hold for any room: white noise (coloured later, in the mel domain) and hum at 50 and 60 Hz."""
+    n = int(seconds * spec.sample_rate)
+    white = np.exp(fbank(rng.normal(0, 0.1, n).astype(np.float32), spec))
+    hums = []
+    for mains_hz in (50.0, 60.0, 50.0, 60.0, 100.0, 120.0):
+        t = np.arange(12 * spec.sample_rate) / spec.sample_rate
+        gains = rng.uniform(0, 1, 24) * rng.uniform(0.5, 0.95) ** np.arange(24)
+        wave = sum(g * np.sin(2 * np.pi * mains_hz * (k + 1) * t + rng.uniform(0, 6)) for k, g in enumerate(gains))
+        hums.append(np.exp(fbank(np.asarray(wave * 0.1, np.float32), spec)))
+    return Noise(_unit(white), tuple(_unit(hum) for hum in hums))
+
+
+def _unit(energy: Floats) -> Floats:
+    scaled: Floats = energy / energy.sum(axis=1).mean()
+    return scaled
+
+
+class Mixer:
+    """Draws training windows.
+
+    Args:
+        clips: the labelled sounds; each label's clips are drawn equally often.
+        n_labels: C.
+        spec: the filterbank the clips were made with.
+        window_frames: T.
+        seed: of every draw.
+    """
+
+    def __init__(self, clips: list[Clip], n_labels: int, spec: FbankSpec, window_frames: int, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.spec = spec
+        self.n_labels = n_labels
+        self.window_frames = window_frames
+        self.noise = make_noise(self.rng, spec)
+        self._by_label = [[clip for clip in clips if label in clip.labels] for label in range(n_labels)]
+        self._labels = [label for label in range(n_labels) if self._by_label[label]]
+        self._mel = np.linspace(-1, 1, spec.n_mels, dtype=np.float32)
+
+    def batch(self, size: int, view: slice = slice(None)) -> tuple[Floats, Floats]:
+        """`size` normalised windows (B, T, M) and their multi-hot labels (B, C); labels count only what sounds in `view`."""
+        drawn = [self.window(view) for _ in range(size)]
+        return np.stack([frames for frames, _ in drawn]), np.stack([labels for _, labels in drawn])
+
+    def window(self, view: slice = slice(None)) -> tuple[Floats, Floats]:
+        """One normalised window (T, M) and its labels (C,)."""
+        rng = self.rng
+        first, last = self._extent()
+        n_sounds = rng.choice(len(N_SOUNDS), p=N_SOUNDS)
+        loudest_db = rng.uniform(-50, -6) if n_sounds else rng.uniform(-85, -6)
+        energy = np.zeros((self.window_frames, self.spec.n_mels), np.float32)
+        background_db = loudest_db - (rng.uniform(0, 40) if n_sounds else 0)
+        if rng.random() < 0.85:
+            energy += self._background(background_db)
+        audible = {}
+        for _ in range(n_sounds):
+            label = int(rng.choice(self._labels))
+            clip = self._by_label[label][rng.integers(len(self._by_label[label]))]
+            sound, active = self._place(clip, first, last)
+            quieter_db = rng.exponential(4.0) if audible else 0.0
+            sound *= _gain(FULL_SCALE_DB + loudest_db - quieter_db) * self._colour(6.0)
+            energy += sound
+            for name in clip.labels:
+                audible[name] = audible.get(name, 0) + int(active[view].sum())
+        energy *= self._colour(5.0)
+        labels = np.zeros(self.n_labels, np.float32)
+        labels[[label for label, n in audible.items() if n >= MIN_AUDIBLE]] = 1
+        return self._finish(energy, first, last), labels
+
+    def _extent(self) -> tuple[int, int]:
+        """Frames [first, last) that hold sound: a stream just begun pads on the left, a short file on the right."""
+        chance = self.rng.random()
+        size = self.window_frames
+        if chance < 0.25:
+            return size - int(self.rng.integers(60, size)), size
+        if chance < 0.5:
+            return 0, int(self.rng.integers(80, size))
+        return 0, size
+
+    def _background(self, level_db: float) -> Floats:
+        """Room tone: coloured noise or hum, swelling slowly."""
+        rng = self.rng
+        source = self.noise.hums[rng.integers(len(self.noise.hums))] if rng.random() < 0.2 else self.noise.white
+        at = int(rng.integers(len(source) - self.window_frames)) if len(source) > self.window_frames else 0
+        energy = np.take(source, np.arange(at, at + self.window_frames), axis=0, mode="wrap")
+        if source is self.noise.white:
+            tilt_db = rng.choice([0.0, -12.0, -24.0, rng.uniform(-35, 8)])  # white, pink, brown, anything
+            energy = energy * _gain(tilt_db * self._mel) * self._colour(8.0)
+        if rng.random() < 0.3:
+            turns = np.linspace(0, rng.uniform(0.2, 3) * 2 * np.pi, self.window_frames, dtype=np.float32)
+            energy = energy * _gain(rng.uniform(1, 8) * np.sin(turns + rng.uniform(0, 6)))[:, None]
+        energy = _unit(energy)
+        if rng.random() < 0.2:  # a burst: hiss and hum that come and go are no event either
+            at, length = rng.integers(self.window_frames), rng.integers(10, 400)
+            energy[:at] *= _gain(-40.0)
+            energy[at + length :] *= _gain(-40.0)
+        return energy * _gain(FULL_SCALE_DB + level_db)
+
+    def _place(self, clip: Clip, first: int, last: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """The clip somewhere in [first, last), stretched, shifted in pitch, perhaps repeated or cut by an edge."""
+        rng = self.rng
+        span = np.flatnonzero(clip.active)
+        pace = rng.uniform(0.85, 1.18)
+        length = max(1, int((span[-1] + 1 - span[0]) / pace))
+        source = (span[0] + np.arange(length) * pace).astype(int)
+        if rng.random() < 0.35:  # longer than the clip: repeat it, as rain goes on and dogs bark again
+            gap = 0 if clip.active[span[0] : span[-1]].mean() > 0.9 else int(rng.integers(0, 100))
+            pause = np.full(gap, -1)
+            wanted = int(rng.integers(length, 2 * self.window_frames))
+            source = np.tile(np.concatenate((source, pause)), 1 + wanted // (length + gap))[:wanted]
+        if rng.random() < 0.25:  # only a part of it: the sound ends early, or began before the stream
+            a = int(rng.integers(0, max(1, len(source) - 50)))
+            source = source[a : a + int(rng.integers(50, len(source) + 51))]
+        at = int(rng.integers(first - len(source) + MIN_AUDIBLE, last - MIN_AUDIBLE))
+        frames = np.arange(max(first, at), min(last, at + len(source)))
+        picked = source[frames - at]
+        energy = np.zeros((self.window_frames, self.spec.n_mels), np.float32)
+        active = np.zeros(self.window_frames, bool)
+        heard = picked >= 0
+        shift = int(rng.integers(-3, 4))
+        energy[frames[heard]] = np.roll(clip.energy[picked[heard]], shift, axis=1)
+        active[frames[heard]] = clip.active[picked[heard]]
+        return energy, active
+
+    def _colour(self, spread_db: float) -> Floats:
+        """A smooth random frequency response (M,): rooms, distances, microphones."""
+        knots = self.rng.normal(0, spread_db / 2, 6)
+        return _gain(np.interp(self._mel, np.linspace(-1, 1, 6), knots))
+
+    def _finish(self, energy: Floats, first: int, last: int) -> Floats:
+        """Logarithm, padding as streams and files pad, masks, normalisation."""
+        rng = self.rng
+        frames = np.log(np.maximum(energy, FLOOR))
+        for axis, widest in ((1, 16), (0, 80)):  # SpecAugment (Park et al. 2019), gently
+            if rng.random() < 0.3:
+                width = int(rng.integers(1, widest))
+                at = int(rng.integers(frames.shape[axis] - width))
+                frames[(slice(None),) * axis + (slice(at, at + width),)] = np.log(FLOOR)
+        frames[:first] = np.log(FLOOR)
+        frames[last:] = 0.0  # the reference extractor's padding
+        scaled: Floats = ((frames - self.spec.mean) / (2 * self.spec.std)).astype(np.float32)
+        return scaled
+
+
+def _gain(db: float | npt.NDArray[np.floating]) -> Floats:
+    """Decibels to an energy factor."""
+    factor: Floats = np.power(10.0, np.asarray(db, np.float32) / 10).astype(np.float32)
+    return factor

@@ -1,0 +1,171 @@
+"""Training an AST on soundscapes composed from labelled clips.
+
+Loss: binary cross entropy per label (Gong et al. 2021, §3.1). Regularised by dropping patches (Koutini et al. 2022,
+"Efficient Training of Audio Transformers with Patchout"), which also makes a step cheaper. The result is an
+exponential moving average of the weights (the cheap relative of the paper's checkpoint averaging).
+"""
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from models.audio_spectrogram_transformer import ASTForAudioClassification
+from models.train.mixing import Mixer
+
+log = logging.getLogger(__name__)
+SAVE_EVERY = 50  # steps: a killed run loses a minute or two
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How to train.
+
+    Args:
+        steps: optimiser steps.
+        batch: windows a step.
+        lr: peak learning rate; warm-up is linear, the fall a cosine to 1 % of it.
+        short_share: first part of the steps, spent on half windows (their positions drawn anew each step).
+        drop_short, drop_long: share of the patches dropped in each part.
+        smoothing: labels become `smoothing / 2` and `1 - smoothing / 2`, so scores keep away from 0 and 1.
+        seed: of everything random.
+    """
+
+    steps: int = 1600
+    batch: int = 32
+    lr: float = 8e-4
+    warmup: int = 100
+    weight_decay: float = 0.05
+    short_share: float = 0.7
+    drop_short: float = 0.4
+    drop_long: float = 0.5
+    smoothing: float = 0.02
+    ema: float = 0.998
+    seed: int = 0
+
+    def rate(self, step: int) -> float:
+        """Learning rate at `step`."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def train(
+    model: ASTForAudioClassification,
+    mixer: Mixer,
+    schedule: Schedule,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    check: Callable[[ASTForAudioClassification], dict[str, float]] | None = None,
+    check_every: int = 400,
+) -> None:
+    """Train, and leave the averaged weights in `folder`; an interrupted run goes on from its last `training.pt`.
+
+    Args:
+        model: where to start from; it is trained in place.
+        mixer: where windows come from.
+        schedule: how.
+        folder: gets `training.pt` on the way; `config.json` and `model.safetensors` (float16) at the end.
+        device: torch's name of it.
+        check: called with the averaged model now and then; its figures are logged.
+        check_every: steps between checks.
+    """
+    torch.manual_seed(schedule.seed)
+    model.to(device).train()
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema))
+    optimiser = torch.optim.AdamW(_groups(model, schedule.weight_decay), betas=(0.9, 0.98))
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = folder / "training.pt"
+    first = _resume(saved, model, average, optimiser, mixer) if saved.exists() else 0
+    progress = tqdm(range(first, schedule.steps), initial=first, total=schedule.steps, desc="training", unit="step")
+    running = math.nan
+    for step in progress:
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.rate(step)
+        loss = _step(model, mixer, schedule, step, device)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        average.update_parameters(model)
+        running = loss if math.isnan(running) else 0.98 * running + 0.02 * loss
+        progress.set_postfix(loss=f"{running:.4f}")
+        if (step + 1) % SAVE_EVERY == 0:
+            _save(saved, model, average, optimiser, mixer, step + 1)
+        if check and ((step + 1) % check_every == 0 or step + 1 == schedule.steps):
+            figures = check(average.module.eval())
+            log.info("step %d loss %.4f %s", step + 1, running, json.dumps(figures))
+    average.module.save_pretrained(folder, dtype=torch.float16)
+    (folder / "schedule.json").write_text(json.dumps(asdict(schedule), indent=2) + "\n")
+    saved.unlink(missing_ok=True)
+
+
+def _step(model: ASTForAudioClassification, mixer: Mixer, schedule: Schedule, step: int, device: str) -> float:
+    """Loss and gradients of one batch."""
+    config = model.config
+    view, keep = _patches(config.grid, step < schedule.short_share * schedule.steps, schedule, mixer.rng)
+    frames = slice(view.start * config.time_stride, view.stop * config.time_stride)
+    windows, labels = mixer.batch(schedule.batch, frames)
+    targets = torch.from_numpy(labels).to(device) * (1 - schedule.smoothing) + schedule.smoothing / 2
+    with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
+        logits = model(torch.from_numpy(windows).to(device), keep.to(device)).logits
+    loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets)
+    loss.backward()
+    return float(loss.detach())
+
+
+def _patches(
+    grid: tuple[int, int], is_short: bool, schedule: Schedule, rng: np.random.Generator
+) -> tuple[slice, Tensor]:
+    """Columns in view, and the indices of the patches kept among them."""
+    n_mels, n_columns = grid
+    width = n_columns // 2 if is_short else n_columns
+    start = int(rng.integers(n_columns - width + 1))
+    index = np.arange(n_mels * n_columns).reshape(grid)[:, start : start + width].ravel()
+    drop = schedule.drop_short if is_short else schedule.drop_long
+    kept = rng.permutation(index)[: round(len(index) * (1 - drop))]
+    return slice(start, start + width), torch.from_numpy(np.sort(kept))
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Matrices decay; biases, norms, tokens and positions don't."""
+
+    def pick(decays: bool) -> Iterator[nn.Parameter]:
+        return (p for n, p in model.named_parameters() if (p.ndim > 1 and "embeddings." not in n) == decays)
+
+    return [
+        {"params": list(pick(decays=True)), "weight_decay": weight_decay},
+        {"params": list(pick(decays=False)), "weight_decay": 0.0},
+    ]
+
+
+def _save(path: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, mixer: Mixer, step: int) -> None:
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "numpy": json.dumps(mixer.rng.bit_generator.state),
+        "torch": torch.get_rng_state(),
+    }
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def _resume(path: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, mixer: Mixer) -> int:
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    average.load_state_dict(state["average"])
+    optimiser.load_state_dict(state["optimiser"])
+    mixer.rng.bit_generator.state = json.loads(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    return int(state["step"])

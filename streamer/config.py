@@ -1,0 +1,276 @@
+"""The configuration: a YAML file becomes frozen `Settings`, or every mistake in it at once.
+
+A mistake is one sentence with its line:
+`config.yaml:14: streams.mic.source.type: unknown source 'microfone'; known: file, microphone, stdin. Did you mean …?`
+The edges (sources, rules, sinks) bring their own models; who reads a file passes in where to find them.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import or_
+from functools import reduce
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializeAsAny,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+    field_validator,
+)
+
+from streamer.document import Document, KeyPath, dotted, read, unset_sentence
+from streamer.errors import ConfigError
+from streamer.mistakes import did_you_mean, explain
+
+EdgeConfig = Callable[[str, str], type[BaseModel]]
+M = TypeVar("M", bound=BaseModel)
+
+FRAME_S = 0.01  # one fbank row; a hop is a whole number of them
+WINDOW_FRAMES = 1024  # a longer hop would skip sound between two windows
+NAME = r"[a-z0-9_-]+"  # names stand in MQTT topics
+
+
+class UnknownType(LookupError):
+    """There is no edge of that type; `known` are the ones there are."""
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self.known = tuple(known)
+        super().__init__(f"known: {', '.join(self.known)}")
+
+
+def _check_name(name: str) -> str:
+    if re.fullmatch(NAME, name):
+        return name
+    better = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_")
+    hint = f". Did you mean '{better}'?" if better else ""
+    raise ValueError(f"the name '{name}' may hold only a-z, 0-9, _ and -{hint}")
+
+
+Name = Annotated[str, AfterValidator(_check_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelConfig(_Strict):
+    """Which model runs, and on what. `checkpoint` is a bundled name, a folder or a hub id."""
+
+    checkpoint: str = Field("starter", min_length=1)
+    backend: str = "local"
+    device: str = Field("auto", json_schema_extra={"pattern": r"^(auto|cpu|cuda(:\d+)?)$"})
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ValueError(f"must be auto, cpu, cuda or cuda:N with the number of a GPU, not '{device}'")
+        return device
+
+
+class StreamConfig(_Strict):
+    """One source's line.
+
+    `late` says what happens when the model can't keep up: score only the newest window, or every one, however late;
+    `auto` is the newest for live sources and every one for files. `rules` changes rules' options on this stream only;
+    null or false switches a rule off there.
+    """
+
+    source: SerializeAsAny[BaseModel]
+    hop_s: float = 1.0
+    gate_dbfs: float | None = Field(None, le=0)
+    late: Literal["auto", "latest", "every"] = "auto"
+    rules: dict[Name, dict[str, Any] | bool | None] = {}
+
+    @field_validator("hop_s")
+    @classmethod
+    def _check_hop(cls, hop_s: float) -> float:
+        frames = round(hop_s / FRAME_S)
+        if abs(hop_s / FRAME_S - frames) > 1e-6 or not 1 <= frames <= WINDOW_FRAMES:
+            raise ValueError(f"must be a multiple of 0.01 from 0.01 to 10.24 seconds, not {hop_s:g}")
+        return hop_s
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _allow_empty(cls, section: object) -> object:
+        return {} if section is None else section
+
+
+class Settings(_Strict):
+    """A whole, valid configuration."""
+
+    node: Name
+    model: ModelConfig = ModelConfig()
+    streams: dict[Name, StreamConfig] = Field(min_length=1)
+    rules: dict[Name, SerializeAsAny[BaseModel]] = {}
+    sinks: dict[Name, SerializeAsAny[BaseModel]] = {}
+    _document: Document | None = PrivateAttr(None)
+
+    @field_validator("model", "rules", "sinks", mode="before")
+    @classmethod
+    def _allow_empty(cls, section: object) -> object:
+        return {} if section is None else section
+
+    def model_post_init(self, context: Any) -> None:
+        """Remember the file that validation was given as context."""
+        self._document = context
+
+    def rules_of(self, stream: str) -> dict[str, BaseModel]:
+        """The rules that watch `stream`, by name, with its own options merged in."""
+        changes = self.streams[stream].rules
+        active = {name: rule for name, rule in self.rules.items() if changes.get(name, True) not in (None, False)}
+        return {name: _changed(rule, changes.get(name)) for name, rule in active.items()}
+
+    def locate(self, *path: str | int) -> str:
+        """Where a key stands, to begin a sentence about it: `config.yaml:14: rules.siren.labels`."""
+        return self._document.locate(path) if self._document else dotted(path)
+
+
+def _changed(rule: BaseModel, changes: Any) -> BaseModel:
+    if not isinstance(changes, dict):
+        return rule
+    return type(rule).model_validate_json(json.dumps(rule.model_dump(mode="json", exclude_unset=True) | changes))
+
+
+def load(path: str | Path, edge_config: EdgeConfig) -> Settings:
+    """Read the file at `path`.
+
+    Args:
+        path: a YAML file.
+        edge_config: kind ("source", "rule", "sink" or "backend") and type name -> that edge's model.
+            Raises `UnknownType` where there is none.
+
+    Raises:
+        ConfigError: the file can't be read or has mistakes: all of them, in the order of the file.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; name an existing one with -c") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; name the YAML file in it") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        byte = error.object[error.start]
+        raise ConfigError(f"{path}:{line}: byte {byte:#04x} is not UTF-8; save the file as UTF-8") from None
+    return parse(text, str(path), edge_config)
+
+
+def parse(text: str, name: str, edge_config: EdgeConfig) -> Settings:
+    """As `load`, of text that came from a file called `name`."""
+    check = _Check(read(text, name), edge_config)
+    shape = check.model(Settings, check.document.data, ())
+    check.backend()
+    check.secrets()
+    rules = {path[-1]: check.edge("rule", path) for path in check.entries("rules")}
+    sinks = {path[-1]: check.edge("sink", path) for path in check.entries("sinks")}
+    sources = {path[-1]: check.edge("source", (*path, "source")) for path in check.entries("streams")}
+    for path in check.entries("streams"):
+        check.changes(rules, path)
+    if shape is None or check.document.mistakes:
+        raise check.document.error()
+    streams = {name: stream.model_copy(update={"source": sources[name]}) for name, stream in shape.streams.items()}
+    return shape.model_copy(update={"streams": streams, "rules": rules, "sinks": sinks})
+
+
+class _Check:
+    """Looks at one document from all sides and leaves what is wrong in its `mistakes`."""
+
+    def __init__(self, document: Document, edge_config: EdgeConfig) -> None:
+        self.document = document
+        self.edge_config = edge_config
+
+    def model(self, model: type[M], data: Any, path: KeyPath) -> M | None:
+        """`data`, which stands at `path`, as a `model`. JSON, because strict models take lists for tuples only there."""
+        try:
+            return model.model_validate_json(json.dumps(data), context=self.document)
+        except ValidationError as error:
+            explain(error, model, data, self.document, path)
+            return None
+
+    def at(self, path: KeyPath) -> dict[str, Any]:
+        """The mapping at `path`; an empty one where there is none."""
+        data: Any = self.document.data
+        for key in path:
+            data = data.get(key) if isinstance(data, dict) else None
+        return data if isinstance(data, dict) else {}
+
+    def entries(self, section: str) -> list[KeyPath]:
+        """Paths of the named mappings in a section."""
+        for path, variable in self.document.unset.items():
+            if len(path) == 2 and path[0] == section:
+                self.document.add(path, unset_sentence(variable))
+        return [(section, name) for name, entry in self.at((section,)).items() if isinstance(entry, dict)]
+
+    def edge(self, kind: str, path: KeyPath) -> BaseModel | None:
+        """The edge at `path`, by its own model."""
+        options = self.at(path)
+        if not options:
+            return None  # the shape of the file is wrong there, and said so
+        if model := self.known(kind, options.get("type"), (*path, "type")):
+            return self.model(model, options, path)
+        return None
+
+    def known(self, kind: str, type_name: Any, path: KeyPath) -> type[BaseModel] | None:
+        """The model of a type of edge, named at `path`."""
+        try:
+            return self.edge_config(kind, str(type_name))
+        except UnknownType as error:
+            said = "required, but not given" if type_name is None else f"unknown {kind} '{type_name}'"
+            self.document.add(path, f"{said}; known: {did_you_mean(str(type_name), error.known)}")
+            return None
+
+    def backend(self) -> None:
+        """Back ends share `ModelConfig`; only the name has to be known."""
+        if isinstance(name := self.at(("model",)).get("backend"), str):
+            self.known("backend", name, ("model", "backend"))
+
+    def secrets(self) -> None:
+        """A password left out for want of its variable would send the user name alone."""
+        for path, variable in self.document.unset.items():
+            if path[-1] == "password" and self.at(path[:-1]).get("username") is not None:
+                said = f"the environment variable {variable} is not set, but 'username' is given"
+                self.document.add(path, f"{said}; set it, or remove 'username'")
+
+    def changes(self, rules: Mapping[Any, BaseModel | None], stream: KeyPath) -> None:
+        """A stream's own options of rules must be valid together with the rest of the rule."""
+        for name, options in self.at((*stream, "rules")).items():
+            path = (*stream, "rules", name)
+            if name not in rules:
+                self.document.add(path, f"unknown rule '{name}'; known: {did_you_mean(name, sorted(rules))}")
+            elif (rule := rules[name]) is not None and isinstance(options, dict):
+                self.model(type(rule), self.at(("rules", name)) | options, path)
+
+
+def effective(settings: Settings) -> str:
+    """YAML of every option with its value, secrets masked."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def schema(edge_configs: Mapping[str, Sequence[type[BaseModel]]]) -> dict[str, Any]:
+    """JSON Schema of the file, for editors. `edge_configs`: kind -> the models of that kind's types."""
+
+    def one_of(kind: str) -> Any:
+        models = edge_configs[kind]
+        return Annotated[reduce(or_, models), Field(discriminator="type")] if len(models) > 1 else models[0]
+
+    stream = create_model("StreamConfig", __base__=StreamConfig, source=(one_of("source"), ...))
+    streams: Any = dict[Name, stream]  # type: ignore[valid-type]
+    rules: Any = dict[Name, one_of("rule")]  # type: ignore[misc]
+    sinks: Any = dict[Name, one_of("sink")]  # type: ignore[misc]
+    whole = create_model(
+        "Settings", __base__=Settings, streams=(streams, Field(min_length=1)), rules=(rules, {}), sinks=(sinks, {})
+    )
+    return whole.model_json_schema()
