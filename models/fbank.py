@@ -85,6 +85,16 @@ def normalise(frames: Floats, spec: FbankSpec) -> Floats:
     return scaled
 
 
+def clip_features(samples: Floats, spec: FbankSpec, n_frames: int) -> Floats:
+    """Model input (n_frames, M) of one clip (n,), cut or padded as the reference extractor does it.
+
+    It appends rows of 0 to the log-mel *before* it normalises, so padding becomes `-mean / (2 * std)` (+0.467 at
+    AudioSet's statistics), louder than digital silence (-1.28). Checkpoints were trained so.
+    """
+    frames = fbank(samples, spec)[:n_frames]
+    return normalise(np.pad(frames, ((0, n_frames - len(frames)), (0, 0))), spec)
+
+
 class OnlineFbank:
     """Normalised log-mel frames of a stream, the newest `window_frames` of them always contiguous in memory.
 

@@ -7,11 +7,12 @@ The edges (sources, rules, sinks) bring their own models; who reads a file passe
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import or_
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from unicodedata import normalize
 
 import yaml
 from pydantic import (
@@ -37,6 +38,7 @@ M = TypeVar("M", bound=BaseModel)
 FRAME_S = 0.01  # one fbank row; a hop is a whole number of them
 WINDOW_FRAMES = 1024  # a longer hop would skip sound between two windows
 NAME = r"[a-z0-9_-]+"  # names stand in MQTT topics
+DEVICE = r"auto|cpu|cuda(:[0-9]+)?"
 
 
 class UnknownType(LookupError):
@@ -50,7 +52,8 @@ class UnknownType(LookupError):
 def _check_name(name: str) -> str:
     if re.fullmatch(NAME, name):
         return name
-    better = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_")
+    ascii_only = normalize("NFKD", name).encode("ascii", "ignore").decode()
+    better = re.sub(r"[^a-z0-9_-]+", "_", ascii_only.lower()).strip("_")
     hint = f". Did you mean '{better}'?" if better else ""
     raise ValueError(f"the name '{name}' may hold only a-z, 0-9, _ and -{hint}")
 
@@ -65,15 +68,15 @@ class _Strict(BaseModel):
 class ModelConfig(_Strict):
     """Which model runs, and on what. `checkpoint` is a bundled name, a folder or a hub id."""
 
-    checkpoint: str = Field("starter", min_length=1)
+    checkpoint: Annotated[str, Field(min_length=1)] = "starter"
     backend: str = "local"
-    device: str = Field("auto", json_schema_extra={"pattern": r"^(auto|cpu|cuda(:\d+)?)$"})
+    device: Annotated[str, Field(json_schema_extra={"pattern": f"^({DEVICE})$"})] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
 
     @field_validator("device")
     @classmethod
     def _check_device(cls, device: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        if not re.fullmatch(DEVICE, device):
             raise ValueError(f"must be auto, cpu, cuda or cuda:N with the number of a GPU, not '{device}'")
         return device
 
@@ -88,7 +91,7 @@ class StreamConfig(_Strict):
 
     source: SerializeAsAny[BaseModel]
     hop_s: float = 1.0
-    gate_dbfs: float | None = Field(None, le=0)
+    gate_dbfs: Annotated[float, Field(le=0)] | None = None
     late: Literal["auto", "latest", "every"] = "auto"
     rules: dict[Name, dict[str, Any] | bool | None] = {}
 
@@ -111,7 +114,7 @@ class Settings(_Strict):
 
     node: Name
     model: ModelConfig = ModelConfig()
-    streams: dict[Name, StreamConfig] = Field(min_length=1)
+    streams: Annotated[dict[Name, StreamConfig], Field(min_length=1)]
     rules: dict[Name, SerializeAsAny[BaseModel]] = {}
     sinks: dict[Name, SerializeAsAny[BaseModel]] = {}
     _document: Document | None = PrivateAttr(None)
@@ -139,14 +142,14 @@ class Settings(_Strict):
 def _changed(rule: BaseModel, changes: Any) -> BaseModel:
     if not isinstance(changes, dict):
         return rule
-    return type(rule).model_validate_json(json.dumps(rule.model_dump(mode="json", exclude_unset=True) | changes))
+    options = rule.model_dump(mode="json", exclude_unset=True) | changes
+    return type(rule).model_validate_json(json.dumps(options), strict=False)  # they were checked on loading
 
 
 def load(path: str | Path, edge_config: EdgeConfig) -> Settings:
     """Read the file at `path`.
 
     Args:
-        path: a YAML file.
         edge_config: kind ("source", "rule", "sink" or "backend") and type name -> that edge's model.
             Raises `UnknownType` where there is none.
 
@@ -192,15 +195,32 @@ class _Check:
         self.document = document
         self.edge_config = edge_config
 
-    def model(self, model: type[M], data: Any, path: KeyPath) -> M | None:
-        """`data`, which stands at `path`, as a `model`. JSON, because strict models take lists for tuples only there."""
-        try:
-            return model.model_validate_json(json.dumps(data), context=self.document)
-        except ValidationError as error:
-            explain(error, model, data, self.document, path)
-            return None
+    def model(
+        self, model: type[M], data: Mapping[Any, Any], path: KeyPath, about: Collection[str | int] | None = None
+    ) -> M | None:
+        """`data`, which stands at `path`, as a `model`; with `about`, no mistakes are noted in other keys than those.
 
-    def at(self, path: KeyPath) -> dict[str, Any]:
+        It goes through JSON because strict models take a list for a tuple, and text for a path, only there. What came
+        from the environment is text: it may also be read as a number.
+        """
+        text = json.dumps(data)
+        lenient = None
+        try:
+            return model.model_validate_json(text, context=self.document)
+        except ValidationError as error:
+            said = explain(error, model, data, self.document, path)
+        if filled := {at for at in said if (*path, *at) in self.document.filled}:
+            said = {at: sentence for at, sentence in said.items() if at not in filled}
+            try:
+                lenient = model.model_validate_json(text, strict=False, context=self.document)
+            except ValidationError as error:
+                said = explain(error, model, data, self.document, path) | said
+        for at, sentence in said.items():
+            if about is None or not at or at[0] in about:
+                self.document.add((*path, *at), sentence)
+        return None if said else lenient
+
+    def at(self, path: KeyPath) -> dict[Any, Any]:
         """The mapping at `path`; an empty one where there is none."""
         data: Any = self.document.data
         for key in path:
@@ -216,19 +236,18 @@ class _Check:
 
     def edge(self, kind: str, path: KeyPath) -> BaseModel | None:
         """The edge at `path`, by its own model."""
-        options = self.at(path)
-        if not options:
+        options = self.at(path[:-1]).get(path[-1])
+        if not isinstance(options, dict):
             return None  # the shape of the file is wrong there, and said so
-        if model := self.known(kind, options.get("type"), (*path, "type")):
-            return self.model(model, options, path)
-        return None
+        model = self.known(kind, options.get("type"), (*path, "type"))
+        return self.model(model, options, path) if model else None
 
     def known(self, kind: str, type_name: Any, path: KeyPath) -> type[BaseModel] | None:
         """The model of a type of edge, named at `path`."""
         try:
             return self.edge_config(kind, str(type_name))
         except UnknownType as error:
-            said = "required, but not given" if type_name is None else f"unknown {kind} '{type_name}'"
+            said = f"unknown {kind} '{type_name}'" if isinstance(type_name, str) else f"must name a {kind}"
             self.document.add(path, f"{said}; known: {did_you_mean(str(type_name), error.known)}")
             return None
 
@@ -240,7 +259,8 @@ class _Check:
     def secrets(self) -> None:
         """A password left out for want of its variable would send the user name alone."""
         for path, variable in self.document.unset.items():
-            if path[-1] == "password" and self.at(path[:-1]).get("username") is not None:
+            beside = self.at(path[:-1])
+            if path[-1] == "password" and beside.get("username") is not None and "password_file" not in beside:
                 said = f"the environment variable {variable} is not set, but 'username' is given"
                 self.document.add(path, f"{said}; set it, or remove 'username'")
 
@@ -249,9 +269,12 @@ class _Check:
         for name, options in self.at((*stream, "rules")).items():
             path = (*stream, "rules", name)
             if name not in rules:
-                self.document.add(path, f"unknown rule '{name}'; known: {did_you_mean(name, sorted(rules))}")
-            elif (rule := rules[name]) is not None and isinstance(options, dict):
-                self.model(type(rule), self.at(("rules", name)) | options, path)
+                self.document.add(path, f"unknown rule '{name}'; known: {did_you_mean(str(name), sorted(rules))}")
+            elif isinstance(options, dict):
+                raw = self.at(("rules", name))
+                rest = rule.model_dump(mode="json", exclude_unset=True) if (rule := rules[name]) else raw
+                if model := self.known("rule", raw.get("type"), ("rules", name, "type")):
+                    self.model(model, rest | options, path, about=options)
 
 
 def effective(settings: Settings) -> str:

@@ -53,7 +53,8 @@ class Window:
 
     `fbank` is (T, M) float32, a view into the stream's frame ring that is valid until the stream is polled again.
     The newest `hop` samples, [end - hop, end), were in no earlier window. `start` is negative while the window still
-    reaches back before the first sample. `coverage` is the fraction of real, not padded, frames.
+    reaches back before the first sample. `coverage` is the fraction of real, not padded, frames. A window that
+    `is_gated` holds nothing as loud as the stream's gate: the model need not look at it.
     """
 
     stream_id: str
@@ -63,6 +64,7 @@ class Window:
     fbank: Samples
     coverage: float
     level: Level
+    is_gated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ KeyPath = tuple[str | int, ...]
 
 YAML_TAG = "tag:yaml.org,2002:"
 READ_TAGS = {YAML_TAG + kind for kind in ("null", "bool", "int", "float")}  # any other scalar stays text, dates too
-NUMBER_TAGS = READ_TAGS - {YAML_TAG + "null"}
 
 REFERENCE = re.compile(r"\$\$\{|\$\{(?P<body>[^}]*)\}?")
 BODY = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(:-(?P<default>.*))?", re.DOTALL)
@@ -28,6 +27,7 @@ class Document:
     """What a file says, where, and what is wrong with it so far: one sentence a path.
 
     `written` holds each scalar as it stands in the file: safe to show, since references are not filled in.
+    `filled` holds the places whose text came from the environment, where a number may have been meant.
     `unset` holds the keys left out of `data` because their whole value was one reference to an unset variable.
     """
 
@@ -35,6 +35,7 @@ class Document:
     data: dict[str, Any] = field(default_factory=dict)
     lines: dict[KeyPath, int] = field(default_factory=lambda: {(): 1})
     written: dict[KeyPath, str] = field(default_factory=dict)
+    filled: set[KeyPath] = field(default_factory=set)
     unset: dict[KeyPath, str] = field(default_factory=dict)
     mistakes: dict[KeyPath, str] = field(default_factory=dict)
 
@@ -53,7 +54,8 @@ class Document:
 
     def error(self) -> ConfigError:
         """All mistakes, in the order of the file."""
-        ordered = sorted(self.mistakes, key=self.line)
+        places = {path: place for place, path in enumerate(self.lines)}
+        ordered = sorted(self.mistakes, key=lambda path: (self.line(path), places.get(path, len(places))))
         return ConfigError(*(f"{self.locate(path)}: {self.mistakes[path]}" for path in ordered))
 
 
@@ -93,6 +95,8 @@ def read(text: str, name: str) -> Document:
 
 def _plain(error: yaml.MarkedYAMLError) -> str:
     problem = error.problem or str(error.context)
+    if problem.startswith("but "):
+        problem = f"{error.context}, {problem}"
     if "'\\t'" in problem:
         return "a tab can't indent or start a value; use spaces"
     return f"{problem}; look at the indentation, colons and quotes here and in the line above"
@@ -169,9 +173,6 @@ class _Walk:
             return None
         if tag == YAML_TAG + "str" and "${" in text:
             text = self.fill(text, path)
-            if node.style is None and text:  # unquoted ${PORT} is a number if it reads like one; quoted it stays text
-                tag = self.loader.resolve(yaml.ScalarNode, text, (True, False))
-                tag = tag if tag in NUMBER_TAGS else YAML_TAG + "str"
         if path in self.document.unset:
             return None
         if tag not in READ_TAGS:
@@ -179,7 +180,7 @@ class _Walk:
         try:
             return self.loader.construct_object(yaml.ScalarNode(tag, text, node.start_mark, node.end_mark))
         except (ValueError, KeyError):
-            self.document.add(path, f"'{node.value}' is not a {_short(tag).strip('!')}")
+            self.document.add(path, f"'{node.value}' can't be read as {_short(tag)}")
             return None
 
     def fill(self, text: str, path: KeyPath) -> str:
@@ -202,6 +203,7 @@ class _Walk:
                 self.document.add(path, unset_sentence(body["name"]))
             return value or ""
 
+        self.document.filled.add(path)
         return REFERENCE.sub(value_of, text)
 
 

@@ -1,4 +1,4 @@
-"""What the process counts about itself: counters, gauges and latency percentiles. Any thread writes, any thread reads."""
+"""What the process counts about itself: counters, gauges and latency percentiles. Any thread writes and reads."""
 
 from collections import Counter, defaultdict, deque
 from math import ceil

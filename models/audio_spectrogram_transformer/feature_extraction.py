@@ -9,16 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from models.checkpoint import CheckpointError, read_json
-from models.fbank import fbank, normalise
+from models.fbank import clip_features
 from models.spec import FbankSpec
 
 
 class ASTFeatureExtractor:
-    """Clips to (B, max_length, num_mel_bins) float32.
-
-    The reference appends rows of 0 to the log-mel *before* it normalises, so padding becomes `-mean / (2 * std)`
-    (+0.467 at AudioSet's statistics), louder than digital silence (-1.28). That is kept: checkpoints were trained so.
-    """
+    """Clips to (B, max_length, num_mel_bins) float32; `models.fbank.clip_features` says how they are padded."""
 
     def __init__(
         self,
@@ -34,6 +30,8 @@ class ASTFeatureExtractor:
             raise CheckpointError(f"sampling_rate {sampling_rate}: 10 ms must be a whole number of samples")
         self.max_length = max_length
         self.do_normalize = do_normalize
+        if not do_normalize:
+            mean, std = 0.0, 0.5  # (x - mean) / (2 * std) is x
         self.spec = FbankSpec(sampling_rate, sampling_rate // 40, sampling_rate // 100, num_mel_bins, mean, std)
 
     def __call__(
@@ -52,9 +50,7 @@ class ASTFeatureExtractor:
     def _extract(self, clip: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         if clip.ndim != 1:
             raise ValueError(f"a clip of shape {clip.shape}: only mono is supported, one dimension a clip")
-        frames = fbank(clip, self.spec)[: self.max_length]
-        padded = np.pad(frames, ((0, self.max_length - len(frames)), (0, 0)))
-        return normalise(padded, self.spec) if self.do_normalize else padded
+        return clip_features(clip, self.spec, self.max_length)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:

@@ -14,7 +14,7 @@ from models.spec import FbankSpec
 from models.train.data import Clip
 
 Floats = npt.NDArray[np.float32]
-N_SOUNDS = (0.12, 0.56, 0.24, 0.08)  # how often a window holds 0, 1, 2, 3 labelled sounds
+N_SOUNDS = (0.12, 0.62, 0.2, 0.06)  # how often a window holds 0, 1, 2, 3 labelled sounds
 MIN_AUDIBLE = 25  # frames: a sound counts as present once a quarter of a second of it is in view
 FULL_SCALE_DB = 48.6  # summed mel energy of a frame of white noise at 0 dBFS RMS, measured
 
@@ -66,66 +66,71 @@ class Mixer:
         self._labels = [label for label in range(n_labels) if self._by_label[label]]
         self._mel = np.linspace(-1, 1, spec.n_mels, dtype=np.float32)
 
-    def batch(self, size: int, view: slice = slice(None)) -> tuple[Floats, Floats]:
-        """`size` normalised windows (B, T, M) and their multi-hot labels (B, C); labels count only what sounds in `view`."""
-        drawn = [self.window(view) for _ in range(size)]
-        return np.stack([frames for frames, _ in drawn]), np.stack([labels for _, labels in drawn])
+    def batch(self, size: int, view: slice) -> tuple[Floats, Floats]:
+        """`size` normalised windows (B, T, M) and their multi-hot labels (B, C).
 
-    def window(self, view: slice = slice(None)) -> tuple[Floats, Floats]:
-        """One normalised window (T, M) and its labels (C,)."""
+        Only frames in `view` are composed, and all sounds lie there; the others hold silence.
+        """
+        windows = np.full((size, self.window_frames, self.spec.n_mels), np.log(FLOOR), np.float32)
+        labels = np.zeros((size, self.n_labels), np.float32)
+        for i in range(size):
+            windows[i, view], labels[i] = self.window(view.stop - view.start)
+        windows -= np.float32(self.spec.mean)
+        windows /= np.float32(2 * self.spec.std)
+        return windows, labels
+
+    def window(self, size: int) -> tuple[Floats, Floats]:
+        """Log-mel of `size` frames (size, M), not normalised, and their labels (C,)."""
         rng = self.rng
-        first, last = self._extent()
+        first, last = self._extent(size)
         n_sounds = rng.choice(len(N_SOUNDS), p=N_SOUNDS)
-        loudest_db = rng.uniform(-50, -6) if n_sounds else rng.uniform(-85, -6)
-        energy = np.zeros((self.window_frames, self.spec.n_mels), np.float32)
-        background_db = loudest_db - (rng.uniform(0, 40) if n_sounds else 0)
+        loudest_db = rng.uniform(-45, -6) if n_sounds else rng.uniform(-85, -6)
+        energy = np.zeros((size, self.spec.n_mels), np.float32)
         if rng.random() < 0.85:
-            energy += self._background(background_db)
-        audible = {}
+            energy += self._background(size, loudest_db - (rng.uniform(3, 45) if n_sounds else 0))
+        audible: dict[int, int] = {}
         for _ in range(n_sounds):
             label = int(rng.choice(self._labels))
             clip = self._by_label[label][rng.integers(len(self._by_label[label]))]
-            sound, active = self._place(clip, first, last)
+            sound, active = self._place(clip, size, first, last)
             quieter_db = rng.exponential(4.0) if audible else 0.0
-            sound *= _gain(FULL_SCALE_DB + loudest_db - quieter_db) * self._colour(6.0)
-            energy += sound
+            energy += sound * _gain(FULL_SCALE_DB + loudest_db - quieter_db) * self._colour(5.0)
             for name in clip.labels:
-                audible[name] = audible.get(name, 0) + int(active[view].sum())
-        energy *= self._colour(5.0)
+                audible[name] = audible.get(name, 0) + int(active.sum())
+        energy *= self._colour(4.0)
         labels = np.zeros(self.n_labels, np.float32)
         labels[[label for label, n in audible.items() if n >= MIN_AUDIBLE]] = 1
         return self._finish(energy, first, last), labels
 
-    def _extent(self) -> tuple[int, int]:
+    def _extent(self, size: int) -> tuple[int, int]:
         """Frames [first, last) that hold sound: a stream just begun pads on the left, a short file on the right."""
         chance = self.rng.random()
-        size = self.window_frames
-        if chance < 0.25:
-            return size - int(self.rng.integers(60, size)), size
-        if chance < 0.5:
+        if chance < 0.2:
+            return size - int(self.rng.integers(80, size)), size
+        if chance < 0.4:
             return 0, int(self.rng.integers(80, size))
         return 0, size
 
-    def _background(self, level_db: float) -> Floats:
+    def _background(self, size: int, level_db: float) -> Floats:
         """Room tone: coloured noise or hum, swelling slowly."""
         rng = self.rng
         source = self.noise.hums[rng.integers(len(self.noise.hums))] if rng.random() < 0.2 else self.noise.white
-        at = int(rng.integers(len(source) - self.window_frames)) if len(source) > self.window_frames else 0
-        energy = np.take(source, np.arange(at, at + self.window_frames), axis=0, mode="wrap")
+        at = int(rng.integers(len(source) - size))
+        energy = source[at : at + size]
         if source is self.noise.white:
             tilt_db = rng.choice([0.0, -12.0, -24.0, rng.uniform(-35, 8)])  # white, pink, brown, anything
             energy = energy * _gain(tilt_db * self._mel) * self._colour(8.0)
         if rng.random() < 0.3:
-            turns = np.linspace(0, rng.uniform(0.2, 3) * 2 * np.pi, self.window_frames, dtype=np.float32)
+            turns = np.linspace(0, rng.uniform(0.2, 3) * 2 * np.pi, size, dtype=np.float32)
             energy = energy * _gain(rng.uniform(1, 8) * np.sin(turns + rng.uniform(0, 6)))[:, None]
         energy = _unit(energy)
         if rng.random() < 0.2:  # a burst: hiss and hum that come and go are no event either
-            at, length = rng.integers(self.window_frames), rng.integers(10, 400)
+            at, length = rng.integers(size), rng.integers(10, 400)
             energy[:at] *= _gain(-40.0)
             energy[at + length :] *= _gain(-40.0)
         return energy * _gain(FULL_SCALE_DB + level_db)
 
-    def _place(self, clip: Clip, first: int, last: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    def _place(self, clip: Clip, size: int, first: int, last: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """The clip somewhere in [first, last), stretched, shifted in pitch, perhaps repeated or cut by an edge."""
         rng = self.rng
         span = np.flatnonzero(clip.active)
@@ -135,7 +140,7 @@ class Mixer:
         if rng.random() < 0.35:  # longer than the clip: repeat it, as rain goes on and dogs bark again
             gap = 0 if clip.active[span[0] : span[-1]].mean() > 0.9 else int(rng.integers(0, 100))
             pause = np.full(gap, -1)
-            wanted = int(rng.integers(length, 2 * self.window_frames))
+            wanted = int(rng.integers(length, length + self.window_frames))
             source = np.tile(np.concatenate((source, pause)), 1 + wanted // (length + gap))[:wanted]
         if rng.random() < 0.25:  # only a part of it: the sound ends early, or began before the stream
             a = int(rng.integers(0, max(1, len(source) - 50)))
@@ -143,11 +148,10 @@ class Mixer:
         at = int(rng.integers(first - len(source) + MIN_AUDIBLE, last - MIN_AUDIBLE))
         frames = np.arange(max(first, at), min(last, at + len(source)))
         picked = source[frames - at]
-        energy = np.zeros((self.window_frames, self.spec.n_mels), np.float32)
-        active = np.zeros(self.window_frames, bool)
+        energy = np.zeros((size, self.spec.n_mels), np.float32)
+        active = np.zeros(size, bool)
         heard = picked >= 0
-        shift = int(rng.integers(-3, 4))
-        energy[frames[heard]] = np.roll(clip.energy[picked[heard]], shift, axis=1)
+        energy[frames[heard]] = _shift(clip.energy[picked[heard]], int(rng.integers(-3, 4)))
         active[frames[heard]] = clip.active[picked[heard]]
         return energy, active
 
@@ -157,18 +161,24 @@ class Mixer:
         return _gain(np.interp(self._mel, np.linspace(-1, 1, 6), knots))
 
     def _finish(self, energy: Floats, first: int, last: int) -> Floats:
-        """Logarithm, padding as streams and files pad, masks, normalisation."""
+        """Logarithm, masks (SpecAugment, Park et al. 2019, gently), padding as streams and files pad."""
         rng = self.rng
-        frames = np.log(np.maximum(energy, FLOOR))
-        for axis, widest in ((1, 16), (0, 80)):  # SpecAugment (Park et al. 2019), gently
-            if rng.random() < 0.3:
-                width = int(rng.integers(1, widest))
-                at = int(rng.integers(frames.shape[axis] - width))
-                frames[(slice(None),) * axis + (slice(at, at + width),)] = np.log(FLOOR)
+        frames: Floats = np.log(np.maximum(energy, FLOOR))
+        if rng.random() < 0.3:
+            width, at = int(rng.integers(1, 16)), int(rng.integers(self.spec.n_mels - 16))
+            frames[:, at : at + width] = np.log(FLOOR)
+        if rng.random() < 0.3:
+            width, at = int(rng.integers(1, len(frames) // 12)), int(rng.integers(len(frames)))
+            frames[at : at + width] = np.log(FLOOR)
         frames[:first] = np.log(FLOOR)
         frames[last:] = 0.0  # the reference extractor's padding
-        scaled: Floats = ((frames - self.spec.mean) / (2 * self.spec.std)).astype(np.float32)
-        return scaled
+        return frames
+
+
+def _shift(energy: Floats, bins: int) -> Floats:
+    """Move sounds up (down when negative) in pitch by whole mel bins; the edge bin is repeated."""
+    moved: Floats = energy[:, np.clip(np.arange(energy.shape[1]) - bins, 0, energy.shape[1] - 1)]
+    return moved
 
 
 def _gain(db: float | npt.NDArray[np.floating]) -> Floats:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from models.audio_spectrogram_transformer import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 from models.spec import FbankSpec
@@ -56,6 +57,29 @@ def config() -> ASTConfig:
     )
 
 
+def initialise(model: ASTForAudioClassification) -> None:
+    """A start from which a few hundred recordings suffice: positions that already tell pitch and time apart
+    (two-dimensional sines, Vaswani et al. 2017), patches and layers at a scale that passes signals on.
+    """
+    embeddings = model.audio_spectrogram_transformer.embeddings
+    n_mels, n_columns = model.config.grid
+    mel, column = np.divmod(np.arange(n_mels * n_columns), n_columns)
+    sines = np.hstack((_sines(4 * mel, model.config.hidden_size // 2), _sines(column, model.config.hidden_size // 2)))
+    with torch.no_grad():
+        embeddings.position_embeddings[0, 2:] = torch.from_numpy(0.3 * sines)
+        nn.init.normal_(embeddings.patch_embeddings.projection.weight, std=1 / model.config.patch_size)
+        nn.init.normal_(embeddings.cls_token, std=0.02)
+        nn.init.normal_(embeddings.distillation_token, std=0.02)
+    for module in model.audio_spectrogram_transformer.layers.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+
+
+def _sines(position: np.ndarray, width: int) -> np.ndarray:
+    angles = position[:, None] / 10000 ** (np.arange(width // 2) / (width // 2))
+    return np.hstack((np.sin(angles), np.cos(angles)))
+
+
 def recordings(data: Path) -> list[tuple[Path, int, int]]:
     """(file, label, fold) of every recording whose licence allows it, sorted."""
     with (data / "credits.csv").open(newline="", encoding="utf-8") as file:
@@ -95,7 +119,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the ESC-10 folder")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--hold-out", type=int, help="a fold left out of training and measured")
-    parser.add_argument("--steps", type=int, default=Schedule.steps)
+    parser.add_argument("--init", type=Path, help="a checkpoint folder to go on from")
+    parser.add_argument("--lr", type=float, default=Schedule().lr)
+    parser.add_argument("--steps", type=int, default=Schedule().steps)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -106,9 +132,13 @@ def main() -> None:
     held_out = [(samples, label) for samples, label, fold in files if fold == args.hold_out]
     logging.info("%d recordings for training, %d held out", len(clips), len(held_out))
     torch.manual_seed(args.seed)
-    model = ASTForAudioClassification(config())
+    if args.init:
+        model = ASTForAudioClassification.from_pretrained(args.init)
+    else:
+        model = ASTForAudioClassification(config())
+        initialise(model)
     mixer = Mixer(clips + alarms(rng, spec), model.config.num_labels, spec, model.config.max_length, args.seed)
-    schedule = Schedule(steps=args.steps, seed=args.seed)
+    schedule = Schedule(steps=args.steps, lr=args.lr, seed=args.seed)
     check = (lambda averaged: accuracy(averaged, held_out)) if held_out else None
     train(model, mixer, schedule, args.out, device=args.device, check=check)
     ASTFeatureExtractor().save_pretrained(args.out)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from models.audio_spectrogram_transformer import ASTForAudioClassification
+from models.audio_spectrogram_transformer import ASTConfig, ASTForAudioClassification
 from models.train.mixing import Mixer
 
 log = logging.getLogger(__name__)
@@ -32,23 +32,29 @@ class Schedule:
         steps: optimiser steps.
         batch: windows a step.
         lr: peak learning rate; warm-up is linear, the fall a cosine to 1 % of it.
-        short_share: first part of the steps, spent on half windows (their positions drawn anew each step).
-        drop_short, drop_long: share of the patches dropped in each part.
+        quarter_share, half_share: first parts of the steps, spent on a quarter and on half of the window (at positions
+            drawn anew each step); the rest sees all of it.
+        drop: share of the patches dropped from whole windows.
         smoothing: labels become `smoothing / 2` and `1 - smoothing / 2`, so scores keep away from 0 and 1.
         seed: of everything random.
     """
 
     steps: int = 1600
     batch: int = 32
-    lr: float = 8e-4
-    warmup: int = 100
+    lr: float = 1e-3
+    warmup: int = 60
     weight_decay: float = 0.05
-    short_share: float = 0.7
-    drop_short: float = 0.4
-    drop_long: float = 0.5
+    quarter_share: float = 0.5
+    half_share: float = 0.25
+    drop: float = 0.4
     smoothing: float = 0.02
     ema: float = 0.998
     seed: int = 0
+
+    def average(self, average: Tensor, value: Tensor, n_averaged: Tensor) -> Tensor:
+        """Moving average of weights: short at first, so that the random start is forgotten."""
+        decay = torch.clamp((1 + n_averaged) / (20 + n_averaged), max=self.ema).to(average.device, average.dtype)
+        return torch.lerp(value, average, decay)
 
     def rate(self, step: int) -> float:
         """Learning rate at `step`."""
@@ -66,7 +72,7 @@ def train(
     *,
     device: str = "cpu",
     check: Callable[[ASTForAudioClassification], dict[str, float]] | None = None,
-    check_every: int = 400,
+    check_every: int = 200,
 ) -> None:
     """Train, and leave the averaged weights in `folder`; an interrupted run goes on from its last `training.pt`.
 
@@ -81,7 +87,7 @@ def train(
     """
     torch.manual_seed(schedule.seed)
     model.to(device).train()
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema))
+    average = torch.optim.swa_utils.AveragedModel(model, avg_fn=schedule.average)
     optimiser = torch.optim.AdamW(_groups(model, schedule.weight_decay), betas=(0.9, 0.98))
     folder.mkdir(parents=True, exist_ok=True)
     saved = folder / "training.pt"
@@ -110,10 +116,8 @@ def train(
 
 def _step(model: ASTForAudioClassification, mixer: Mixer, schedule: Schedule, step: int, device: str) -> float:
     """Loss and gradients of one batch."""
-    config = model.config
-    view, keep = _patches(config.grid, step < schedule.short_share * schedule.steps, schedule, mixer.rng)
-    frames = slice(view.start * config.time_stride, view.stop * config.time_stride)
-    windows, labels = mixer.batch(schedule.batch, frames)
+    view, keep = _patches(model.config, schedule, step / schedule.steps, mixer.rng)
+    windows, labels = mixer.batch(schedule.batch, view)
     targets = torch.from_numpy(labels).to(device) * (1 - schedule.smoothing) + schedule.smoothing / 2
     with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
         logits = model(torch.from_numpy(windows).to(device), keep.to(device)).logits
@@ -123,16 +127,18 @@ def _step(model: ASTForAudioClassification, mixer: Mixer, schedule: Schedule, st
 
 
 def _patches(
-    grid: tuple[int, int], is_short: bool, schedule: Schedule, rng: np.random.Generator
+    config: ASTConfig, schedule: Schedule, done: float, rng: np.random.Generator
 ) -> tuple[slice, Tensor]:
-    """Columns in view, and the indices of the patches kept among them."""
-    n_mels, n_columns = grid
-    width = n_columns // 2 if is_short else n_columns
+    """Frames in view when a share of `done` is behind us, and the indices of the patches kept among them."""
+    is_quarter = done < schedule.quarter_share
+    is_half = not is_quarter and done < schedule.quarter_share + schedule.half_share
+    n_columns = config.grid[1]
+    width = n_columns // 4 if is_quarter else n_columns // 2 if is_half else n_columns
     start = int(rng.integers(n_columns - width + 1))
-    index = np.arange(n_mels * n_columns).reshape(grid)[:, start : start + width].ravel()
-    drop = schedule.drop_short if is_short else schedule.drop_long
-    kept = rng.permutation(index)[: round(len(index) * (1 - drop))]
-    return slice(start, start + width), torch.from_numpy(np.sort(kept))
+    index = np.arange(config.grid[0] * n_columns).reshape(config.grid)[:, start : start + width].ravel()
+    if width == n_columns:
+        index = np.sort(rng.permutation(index)[: round(len(index) * (1 - schedule.drop))])
+    return slice(start * config.time_stride, (start + width) * config.time_stride), torch.from_numpy(index)
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

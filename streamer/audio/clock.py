@@ -1,7 +1,8 @@
 """Capture time: sample position at the source rate ↔ monotonic seconds ↔ UTC.
 
-The source anchors positions to the monotonic clock as blocks arrive; between anchors time runs at the nominal rate. Small
-jitter is ignored; a step (samples were lost, the machine slept, the sound card drifted) starts a new anchor from there on.
+The source anchors positions to the monotonic clock as blocks arrive; between anchors time runs at the nominal rate.
+Small jitter is ignored; a step (samples were lost, the sound card drifted) starts a new anchor from there on, and
+leaves the time of earlier samples as it was, so that what was said of them stays true.
 """
 
 import time

@@ -1,8 +1,8 @@
 """Loudness of a stretch of sound."""
 
-from streamer.core import Level, Samples
-
 import numpy as np
+
+from streamer.core import Level, Samples
 
 SILENCE_DBFS = -120.0  # quieter than the last bit of 16-bit sound (-90); what digital silence reports
 FULL_SCALE = 1 - 2**-15  # the largest positive 16-bit sample

@@ -1,9 +1,9 @@
 """Any source rate to the model's rate, block by block, with the output of resampling everything at once."""
 
-from streamer.core import Samples
-
 import numpy as np
 import soxr
+
+from streamer.core import Samples
 
 
 class Resampler:
@@ -30,7 +30,7 @@ class Resampler:
         if self._stream is None:
             return samples
         self._accepted += len(samples)
-        out = self._stream.resample_chunk(np.ascontiguousarray(samples, np.float32))
+        out: Samples = self._stream.resample_chunk(np.ascontiguousarray(samples, np.float32))
         self._returned += len(out)
         return out
 
@@ -38,6 +38,6 @@ class Resampler:
         """The rest, so that n samples in gave `round(n * model_rate / source_rate)` out; call once, at the end."""
         if self._stream is None:
             return np.empty(0, np.float32)
-        tail = self._stream.resample_chunk(np.empty(0, np.float32), last=True)
+        tail: Samples = self._stream.resample_chunk(np.empty(0, np.float32), last=True)
         n = round(self._accepted * self.model_rate / self.source_rate) - self._returned
         return np.pad(tail[:n], (0, n - len(tail[:n])))

@@ -4,10 +4,10 @@ In: blocks of float32 at the source rate. Out: samples by absolute position. Old
 never waits. A copy that the writer may have crossed is thrown away, so torn audio is never handed out.
 """
 
+import numpy as np
+
 from streamer.core import Reason, Samples
 from streamer.errors import RingOverrun
-
-import numpy as np
 
 
 class Ring:

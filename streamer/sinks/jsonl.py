@@ -76,7 +76,7 @@ class Jsonl:
             raise
 
     def _open(self) -> io.FileIO:
-        """The file that is at the path now: log rotation may have moved or removed the one we had."""
+        """Open what is at the path now: log rotation may have moved or removed the one we had."""
         if self._file is not None and self._is_in_place(self._file):
             return self._file
         self._close()
@@ -89,7 +89,7 @@ class Jsonl:
 
     def _is_in_place(self, file: io.FileIO) -> bool:
         try:
-            return self._path is None or os.path.samestat(os.stat(self._path), os.fstat(file.fileno()))
+            return self._path is None or os.path.samestat(self._path.stat(), os.fstat(file.fileno()))
         except FileNotFoundError:
             return False
 

@@ -1,8 +1,8 @@
 """Everything, over MQTT. The only file that knows aiomqtt.
 
 In: an outbox. Out: `<base_topic>/<node>/<message.topic>` on the broker, and `<base_topic>/<node>/status`, which is
-`online` while we are connected and `offline` otherwise (said by us when we leave, by the broker when we vanish).
-Event loop only; aiomqtt opens connections in a thread of its own.
+`online` while we are connected and `offline` else (said by us when we leave, by the broker when we vanish).
+Event loop only; aiomqtt opens each connection in a thread of its own.
 """
 
 import asyncio
@@ -11,59 +11,76 @@ import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from pathlib import Path
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 import aiomqtt
+from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, field_validator, model_validator
 
 from streamer.core import Message
+from streamer.errors import SinkError
 from streamer.outbox import Outbox
 from streamer.sinks.base import Retry, Sink, to_json
 
 log = logging.getLogger(__name__)
+# What aiomqtt logs, at every try anew, it also raises.
+unheard = logging.Logger("aiomqtt", logging.CRITICAL)  # noqa: LOG001  set up here only, not for the process
 
-CONNECT_S = 3.0         # two tries to reach the host (TCP repeats after 1 s); not cancellable, so it delays our exit
+CONNECT_S = 2.0         # TCP tries twice in it; the thread that does it can't be cancelled and delays our exit
 ANSWER_S = 5.0          # for any answer of the broker; a PUBACK by satellite takes 1.5 s
-FAREWELL_S = 1.0        # for the last `offline`; whoever stops us is waiting
-BAD_LOGIN = {4, 5, 134, 135}    # CONNACK codes of MQTT 3.1.1, and what they and MQTT 5 are called in paho
+FAREWELL_S = 1.0        # for the last `offline`: whoever stops us is waiting
+BAD_LOGIN = {134, 135}  # the two answers to a CONNECT that mean user or password
 
-Config_ = ConfigDict(strict=True, frozen=True, extra="forbid")
-File = Annotated[FilePath, Field(strict=False)]     # a path is a string in YAML
+PROTOCOLS = {"3.1.1": aiomqtt.ProtocolVersion.V311, "5": aiomqtt.ProtocolVersion.V5}
+
+STRICT = ConfigDict(strict=True, frozen=True, extra="forbid")
+File = Annotated[FilePath, Field(strict=False)]     # YAML knows no paths, only strings
 
 
 class Tls(BaseModel):
-    """How to trust the broker, and how it may trust us."""
+    """How we know the broker, and how it may know us."""
 
-    model_config = Config_
+    model_config = STRICT
 
-    ca: File | None = Field(None, description="PEM file that signed the broker's certificate; null: the system's")
-    certificate: File | None = Field(None, description="our own certificate, PEM, for brokers that ask for one")
-    key: File | None = Field(None, description="its private key, PEM; null: in the certificate's file")
+    ca: File | None = Field(default=None, description="PEM of who signed the broker's certificate; null: the system's")
+    certificate: File | None = Field(default=None, description="our own certificate, PEM, if the broker asks for one")
+    key: File | None = Field(default=None, description="its private key, PEM; null: it is in the certificate's file")
+
+    def parameters(self) -> aiomqtt.TLSParameters:
+        """Say it to aiomqtt, which reads the files when it connects."""
+        ca, certificate, key = (str(file) if file else None for file in (self.ca, self.certificate, self.key))
+        return aiomqtt.TLSParameters(ca_certs=ca, certfile=certificate, keyfile=key)
+
+    @model_validator(mode="after")
+    def _key_has_certificate(self) -> Self:
+        if self.key is not None and self.certificate is None:
+            raise ValueError("key is set without certificate; set both, or neither")
+        return self
 
 
 class Config(BaseModel):
     """Which broker, and how to log in."""
 
-    model_config = Config_
+    model_config = STRICT
 
     type: Literal["mqtt"] = "mqtt"
     host: Annotated[str, Field(min_length=1)] = "localhost"
-    port: Annotated[int, Field(ge=1, le=65535, description="usually 1883, or 8883 with tls")] = 1883
+    port: int = Field(default=1883, ge=1, le=65535, description="usually 1883, with tls 8883")
     base_topic: str = "streamer"
     username: str | None = None
     password: SecretStr | None = None
-    password_file: File | None = Field(None, description="file that holds the password, instead of `password`")
+    password_file: File | None = Field(default=None, description="file with the password in it, instead of `password`")
     tls: Tls | None = None
-    client_id: Annotated[str, Field(min_length=1)] | None = Field(None, description="null: streamer-<node>")
-    keepalive_s: Annotated[int, Field(ge=5, le=65535, description="a dead broker is noticed after twice this")] = 15
+    client_id: str | None = Field(default=None, min_length=1, description="null: streamer-<node>")
+    keepalive_s: int = Field(default=15, ge=5, le=65535, description="a broker that hangs is noticed after twice this")
     protocol: Literal["3.1.1", "5"] = "3.1.1"
 
     @field_validator("base_topic")
     @classmethod
     def _is_topic(cls, topic: str) -> str:
-        if not all(topic.split("/")) or set(topic) & set("+#\0"):
-            raise ValueError(f"'{topic}' is no base topic; allowed: levels joined by '/', none empty, without '+' and '#'")
+        if not all(topic.split("/")) or not set(topic).isdisjoint("+#\0"):
+            raise ValueError(f"'{topic}' is no base topic; allowed: levels joined by '/', none empty, no '+' or '#'")
         return topic
 
     @model_validator(mode="after")
@@ -79,16 +96,20 @@ def build(config: Config, node: str) -> Sink:
 
 
 class Mqtt:
-    """Publishes an outbox to a broker, through every outage."""
+    """Publishes an outbox to a broker, through every outage.
+
+    `connected` is now; `reconnects` counts the connections after the first.
+    """
 
     def __init__(self, config: Config, node: str) -> None:
         self.connected = False
         self.reconnects = 0
+        self._was_connected = False
         self._config = config
-        self._topic = f"{config.base_topic}/{node}"
         self._client_id = config.client_id or f"streamer-{node}"
-        self._where = f"{config.host}:{config.port}"
-        self._connections = 0
+        self._topic = f"{config.base_topic}/{node}"
+        self._status = f"{self._topic}/status"
+        self._broker = f"MQTT broker {config.host}:{config.port}"
         self._retry = Retry(log)
 
     async def run(self, outbox: Outbox) -> None:
@@ -96,27 +117,133 @@ class Mqtt:
         while True:
             try:
                 async with self._connection() as client:
-                    await self._publish_all(client, outbox)
+                    await self._publish(client, outbox)
+            except* SinkError as errors:
+                reason = f"{errors.exceptions[0]}"
+            except* aiomqtt.MqttError as errors:
+                reason = self._why_lost(errors.exceptions[0])
+            else:
                 return
-            except* (aiomqtt.MqttError, OSError) as errors:
-                sentence = self._explain(_first(errors))
-            self.connected = False
-            await self._retry.failed(sentence)
+            await self._retry.failed(f"{self._broker}: {reason}")
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[aiomqtt.Client]:
-        """A connection announced on the status topic. Nothing of it survives in a client: what counts is the outbox."""
+        """Connect and say so. A new client each time: what must outlive it is in the outbox, not in a client.
+
+        Raises:
+            SinkError: there is none to be had; the sentence says why.
+        """
         client = self._client()
-        await client.__aenter__()
         try:
-            await client.publish(f"{self._topic}/status", "online", qos=1, retain=True)
+            await _enter(client)
+        except aiomqtt.MqttError as error:
+            raise SinkError(self._why_refused(error)) from error
+        try:
+            await _send(client, Message(self._status, "online", retain=True))
+            self.reconnects += self._was_connected
+            self.connected = self._was_connected = True
+            self._retry.succeeded(f"{self._broker}: connected")
             yield client
         finally:
             self.connected = False
-            # Sent on the same connection before DISCONNECT, after which the broker forgets the will. A dead one fails
-            # both at once, and must not hide why we are here.
+            # Said before the DISCONNECT, which makes the broker forget the will. On a dead connection both fail at
+            # once, and must not hide why we are here.
             with contextlib.suppress(aiomqtt.MqttError):
-                await client.publish(f"{self._topic}/status", "offline", qos=1, retain=True, timeout=FAREWELL_S)
+                await client.publish(self._status, "offline", qos=1, retain=True, timeout=FAREWELL_S)
             with contextlib.suppress(aiomqtt.MqttError):
                 await client.__aexit__(None, None, None)
 
+    async def _publish(self, client: aiomqtt.Client, outbox: Outbox) -> None:
+        outbox.resync()
+        async with asyncio.TaskGroup() as group:
+            listener = group.create_task(_listen(client), name="mqtt listener")
+            while (message := await outbox.get()) is not None:
+                await _send(client, replace(message, topic=f"{self._topic}/{message.topic}"))
+                outbox.ack(message)
+            listener.cancel()
+
+    def _client(self) -> aiomqtt.Client:
+        config, tls = self._config, self._config.tls
+        client = aiomqtt.Client(
+            config.host,
+            config.port,
+            username=config.username,
+            password=self._password(),
+            identifier=self._client_id,
+            protocol=PROTOCOLS[config.protocol],
+            will=aiomqtt.Will(self._status, "offline", qos=1, retain=True),
+            timeout=ANSWER_S,
+            keepalive=config.keepalive_s,
+            logger=unheard,
+            tls_params=tls.parameters() if tls else None,
+        )
+        client._client.connect_timeout = CONNECT_S  # noqa: SLF001  aiomqtt has no option for it
+        return client
+
+    def _password(self) -> str | None:
+        """Say the password; a file is read anew each time, since it may have been changed."""
+        config = self._config
+        if config.password_file is None:
+            return config.password.get_secret_value() if config.password else None
+        try:
+            return config.password_file.read_text().rstrip("\r\n")
+        except OSError as error:
+            raise SinkError(f"password_file '{config.password_file}' can't be read: {error.strerror}") from error
+
+    def _why_refused(self, error: aiomqtt.MqttError) -> str:
+        if isinstance(error, aiomqtt.exceptions.MqttConnectError):
+            if isinstance(error.rc, ReasonCode) and error.rc.value in BAD_LOGIN:
+                user = f"user '{self._config.username}'" if self._config.username else "a client without username"
+                return f"refused {user} ({error}); check username and password"
+            return f"refused the connection ({error}); check client_id and protocol"
+        match error.__context__:    # aiomqtt passes on the text only
+            case ConnectionRefusedError():
+                reason = "connection refused; check that the broker runs and that this is its host and port"
+            case socket.gaierror() as cause:
+                reason = f"no such host ({cause.strerror}); check host, and this machine's name service"
+            case ssl.SSLCertVerificationError() as cause:
+                ca = self._config.tls and self._config.tls.ca
+                trusted = f"tls.ca '{ca}'" if ca else "the system's CAs; tls.ca names another"
+                reason = f"its certificate isn't trusted ({cause.verify_message}); trusted is {trusted}"
+            case TimeoutError(args=()):
+                reason = f"no answer to MQTT within {ANSWER_S:g} s; if this is its TLS port, set tls"
+            case TimeoutError():
+                reason = f"unreachable within {CONNECT_S:g} s; check host, port, and firewalls on the way"
+            case ssl.SSLError() | ConnectionResetError() if self._config.tls:
+                reason = f"no TLS ({error}); check that this is its TLS port, and tls.certificate if it asks for one"
+            case _:
+                reason = f"no connection ({error}); check host, port and tls"
+        return reason
+
+    def _why_lost(self, error: Exception) -> str:
+        return (
+            f"connection lost ({error.__cause__ or error}); events wait in memory. "
+            f"If this goes on, check that no other client has the id '{self._client_id}'"
+        )
+
+
+async def _enter(client: aiomqtt.Client) -> None:
+    """Connect. Cancelled, it sees to what the connecting thread still does: that would make tasks on a dying loop."""
+    attempt = asyncio.create_task(client.__aenter__(), name="mqtt connect")
+    try:
+        await asyncio.shield(attempt)
+    except asyncio.CancelledError:
+        with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
+            await asyncio.wait_for(attempt, FAREWELL_S)
+            await client.__aexit__(None, None, None)
+        raise
+
+
+async def _send(client: aiomqtt.Client, message: Message) -> None:
+    """Publish under the message's topic as it stands, and with QoS 1 wait for the acknowledgement."""
+    payload = message.payload if isinstance(message.payload, str) else to_json(message.payload)
+    await client.publish(message.topic, payload, message.qos, message.retain)
+    # Python 3.11's wait_for, in aiomqtt, loses a cancellation that comes together with the answer.
+    if (task := asyncio.current_task()) and task.cancelling():
+        raise asyncio.CancelledError
+
+
+async def _listen(client: aiomqtt.Client) -> None:
+    """Fail as soon as the connection does: a publisher with nothing to say would not notice."""
+    async for _ in client.messages:
+        pass

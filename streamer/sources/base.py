@@ -4,10 +4,17 @@ A source is opened, delivers, and is closed; it may be opened again (a new ring 
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Literal, Protocol
+
+import numpy as np
+from pydantic import Field
 
 from streamer.audio.clock import Clock
 from streamer.audio.ring import Ring
+from streamer.core import Samples
+
+Channel = Annotated[int, Field(ge=1)] | Literal["mix"]
+"""Which channel to listen to, counted from 1 as sockets are labelled, or `mix`: the mean of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +48,25 @@ class Source(Protocol):
         """
 
     def close(self) -> None:
-        """Stop delivering and let go; safe to call twice, and in any state. Closes the ring with `Reason.STOP` if it is open."""
+        """Stop delivering and let go; safe to call twice, and in any state.
+
+        Closes the ring with `Reason.STOP` if it is open.
+        """
 
     @property
     def overflows(self) -> int:
         """How often the driver said it lost samples, since the source was made."""
+
+
+def mono(block: Samples, channel: Channel) -> Samples:
+    """One channel, or the mean of all, of (n, channels) float32; `channel` must be there."""
+    if channel == "mix":
+        return block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
+    return block[:, channel - 1]
+
+
+def without_nan(block: Samples) -> tuple[Samples, int]:
+    """(n,) samples with zeros in place of NaN and infinity, which would spread in filters, and how many those were."""
+    broken = ~np.isfinite(block)
+    n_broken = int(np.count_nonzero(broken))
+    return (np.where(broken, np.float32(0), block) if n_broken else block), n_broken

@@ -1,0 +1,77 @@
+"""The model in this process, in torch, on the CPU or a CUDA device."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models import load
+from streamer.config import ModelConfig
+from streamer.errors import BackendError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def build(config: ModelConfig) -> "Local":
+    """Load the checkpoint onto the device; `auto` picks what the hardware is good at.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or broken.
+        BackendError: the device or number format is not to be had here.
+    """
+    return Local(config.checkpoint, pick_device(config.device), config.dtype)
+
+
+def pick_device(device: str) -> str:
+    """Torch's name of the device to run on."""
+    has_cuda = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if has_cuda else "cpu"
+    if device.startswith("cuda") and not has_cuda:
+        raise BackendError(f"model.device: {device!r} is not there: torch finds no CUDA device; use 'cpu' or 'auto'")
+    return device
+
+
+def pick_dtype(dtype: str, device: str) -> torch.dtype:
+    """The number format to compute in: bfloat16 where the hardware multiplies it, else float32."""
+    if dtype == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.startswith("cuda") else torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    if dtype not in DTYPES:
+        raise BackendError(f"model.dtype: {dtype!r} is not known to back end 'local'; known: auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+class Local:
+    """A loaded model. Thread: one calls `infer`."""
+
+    def __init__(self, checkpoint: str, device: str, dtype: str) -> None:
+        self.device = device
+        self.dtype = pick_dtype(dtype, device)
+        try:
+            self._model, self.spec = load(checkpoint, device=device, dtype=self.dtype)
+        except RuntimeError as error:
+            raise BackendError(f"checkpoint {checkpoint!r} can't be put on {device!r}: {error}") from error
+
+    def warmup(self) -> None:
+        """Run once on silence, so that the first real window is not slow."""
+        self.infer(np.zeros((1, self.spec.window_frames, self.spec.fbank.n_mels), np.float32))
+
+    def infer(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Logits (B, C) float32 of normalised windows (B, T, M) float32.
+
+        Raises:
+            BackendError: the device failed, or an answer is not a finite number.
+        """
+        try:
+            with torch.inference_mode():
+                windows = torch.from_numpy(batch).to(self.device, self.dtype)
+                logits: npt.NDArray[np.float32] = self._model(windows).logits.float().cpu().numpy()
+        except RuntimeError as error:
+            raise BackendError(f"the model failed on {self.device!r}: {error}") from error
+        if not np.isfinite(logits).all():
+            raise BackendError(f"the model answered with NaN or infinity in {self.dtype}; try model.dtype: float32")
+        return logits
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        del self._model

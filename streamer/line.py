@@ -1,0 +1,62 @@
+"""One stream's line as the configuration describes it: windows in front of the model, rules behind it.
+
+`run` and `detect` build the same line, so a replay gives the events that live listening gives.
+"""
+
+import time
+from dataclasses import dataclass
+
+from models.spec import ModelSpec
+from streamer import edges
+from streamer.config import Settings
+from streamer.core import StreamInfo
+from streamer.errors import ConfigError
+from streamer.reporter import Reporter
+from streamer.stats import Stats
+from streamer.stream import Stream
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What is in front of the model, and what is behind it."""
+
+    stream: Stream
+    reporter: Reporter
+
+
+def build_line(settings: Settings, name: str, spec: ModelSpec, stats: Stats, *, is_replay: bool = False) -> Line:
+    """The line of stream `name`; a replay's events carry no latency.
+
+    Raises:
+        ConfigError: rules that name labels the model does not know; all of them.
+    """
+    options = settings.streams[name]
+    stream = Stream(name, spec, options.hop_s, options.gate_dbfs, stats)
+    info = StreamInfo(
+        stream_id=name,
+        node=settings.node,
+        hop_s=options.hop_s,
+        window_s=spec.window_s,
+        sample_rate=spec.fbank.sample_rate,
+        labels=spec.labels,
+        label_ids=spec.label_ids,
+        model={"name": spec.name, "revision": spec.revision},
+    )
+    rules, mistakes = {}, []
+    for rule, config in settings.rules_of(name).items():
+        try:
+            rules[rule] = edges.build_rule(config, rule, info)
+        except ConfigError as error:
+            changes = options.rules.get(rule)
+            is_own = isinstance(changes, dict) and "labels" in changes
+            path = ("streams", name, "rules", rule, "labels") if is_own else ("rules", rule, "labels")
+            mistakes.append(f"{settings.locate(*path)}: {error}")
+    if mistakes:
+        raise ConfigError(*mistakes)
+
+    def latency_ms(position: int) -> int | None:
+        """None where sound comes faster than life."""
+        passed_s = time.monotonic() - stream.captured(position)
+        return round(passed_s * 1e3) if passed_s >= 0 and not is_replay else None
+
+    return Line(stream, Reporter(info, rules, stream.utc, latency_ms))

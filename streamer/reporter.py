@@ -1,0 +1,125 @@
+"""One stream's rules, and what they notice as messages: the shapes that `docs/mqtt.md` promises.
+
+In: `Scores` and `SegmentEnd` in order. Out: messages with topics relative to `<base>/<node>/`. Pure but for the clock.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+
+from streamer.core import Event, Level, Message, Phase, Reason, Scores, SegmentEnd, Status, StreamInfo
+from streamer.rules.base import Rule
+
+VERSION = 1
+
+
+class Reporter:
+    """Feeds one stream's rules.
+
+    Args:
+        info: the stream.
+        rules: by name.
+        utc: capture time of a position.
+        latency_ms: how long ago the sound at a position was captured; None where that means nothing (replays).
+    """
+
+    def __init__(
+        self,
+        info: StreamInfo,
+        rules: Mapping[str, Rule],
+        utc: Callable[[int], datetime],
+        latency_ms: Callable[[int], int | None],
+    ) -> None:
+        self.info = info
+        self._rules = rules
+        self._utc = utc
+        self._latency_ms = latency_ms
+        self._n_events = 0
+        self._heard_to = 0
+        self._onsets: dict[str, str] = {}  # of open events: said the same at start and end, whatever the clock did
+
+    def idle(self) -> Iterator[Message]:
+        """The state of every rule before anything was heard: retained states of an earlier life may be stale."""
+        for rule in self._rules:
+            yield self._state(rule, None)
+
+    def report(self, output: Scores | SegmentEnd) -> Iterator[Message]:
+        """What `output` brought: level, events, states."""
+        if isinstance(output, Scores):
+            yield level_message(self.info.stream_id, output.level)
+        self._heard_to = output.end if isinstance(output, Scores) else output.at
+        for rule in self._rules.values():
+            events = rule.update(output) if isinstance(output, Scores) else rule.flush(output.at, output.reason)
+            for event in events:
+                yield from self._messages(event)
+
+    def stop(self) -> Iterator[Message]:
+        """Ends for whatever is still open, however that came about; nothing after an orderly `SegmentEnd`."""
+        yield from self.report(SegmentEnd(self.info.stream_id, self._heard_to, Reason.STOP))
+
+    def _messages(self, event: Event) -> Iterator[Message]:
+        self._n_events += 1
+        self._onsets.setdefault(event.id, _iso(self._utc(event.onset)))
+        yield Message(f"{self.info.stream_id}/event", self._payload(event))
+        if event.phase != Phase.UPDATE:
+            yield self._state(event.rule, event if event.phase == Phase.START else None)
+        if event.phase == Phase.END:
+            del self._onsets[event.id]
+
+    def _payload(self, event: Event) -> dict[str, object]:
+        rate, has_ended = self.info.sample_rate, event.offset is not None
+        offset = event.offset or 0
+        return {
+            "v": VERSION,
+            "event_type": event.phase.value,
+            "id": event.id,
+            "node": self.info.node,
+            "stream": self.info.stream_id,
+            "rule": event.rule,
+            "label": self.info.labels[event.label],
+            "label_id": self.info.label_ids[event.label],
+            "score": round(event.score, 4),
+            "score_peak": round(event.peak_score, 4),
+            "onset": self._onsets[event.id],
+            "offset": _iso(self._utc(offset)) if has_ended else None,
+            "onset_s": round(event.onset / rate, 3),
+            "offset_s": round(offset / rate, 3) if has_ended else None,
+            "duration_s": round((offset - event.onset) / rate, 3) if has_ended else None,
+            "end_reason": event.end_reason.value if event.end_reason else None,
+            "level_dbfs": round(event.level_dbfs, 1),
+            "window_s": self.info.window_s,
+            "hop_s": self.info.hop_s,
+            "model": dict(self.info.model),
+            "latency_ms": self._latency_ms(event.at),
+            "seq": self._n_events,
+            "replayed": False,
+        }
+
+    def _state(self, rule: str, event: Event | None) -> Message:
+        payload = {
+            "state": "ON" if event else "OFF",
+            "event_id": event.id if event else None,
+            "label": self.info.labels[event.label] if event else None,
+            "score": round(event.score, 4) if event else None,
+            "onset": self._onsets[event.id] if event else None,
+        }
+        return Message(f"{self.info.stream_id}/{rule}/state", payload, retain=True)
+
+
+def status_message(stream_id: str, status: Status) -> Message:
+    """A stream's retained status."""
+    return Message(f"{stream_id}/status", status.value, retain=True)
+
+
+def level_message(stream_id: str, level: Level) -> Message:
+    """A reading of how loud a stream's newest hop was."""
+    payload = {
+        "rms_dbfs": round(level.rms_dbfs, 1),
+        "peak_dbfs": round(level.peak_dbfs, 1),
+        "clipped": level.clipped,
+    }
+    return Message(f"{stream_id}/level", payload, qos=0)
+
+
+def _iso(moment: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

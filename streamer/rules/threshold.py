@@ -1,0 +1,132 @@
+"""An event while a label's score is high: two thresholds, N of M windows, and event times finer than the window.
+
+A sound enters a window at its right edge and leaves it at its left edge. So the onset is the start of the newest hop of
+the first window over `onset_threshold`, and the offset is the start of the last window over `offset_threshold`.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from ulid import ULID
+
+from streamer.core import Event, Phase, Reason, Scores, StreamInfo
+from streamer.errors import ConfigError
+
+Threshold = Annotated[float, Field(gt=0, lt=1)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class Config(BaseModel):
+    """Options of a threshold rule.
+
+    A start needs `min_windows` of the last `of_windows` windows over `onset_threshold`. The end comes when scores stayed
+    under `offset_threshold` for `release_s`, or after `max_duration_s`; then no start for `refractory_s`.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    type: Literal["threshold"] = "threshold"
+    labels: Annotated[list[str], Field(min_length=1)]
+    onset_threshold: Threshold = 0.6
+    offset_threshold: Threshold = 0.4
+    min_windows: Annotated[int, Field(ge=1)] = 1
+    of_windows: Annotated[int, Field(ge=1)] = 1
+    release_s: Seconds = 2.0
+    refractory_s: Seconds = 0.0
+    max_duration_s: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.offset_threshold > self.onset_threshold:
+            raise ValueError(
+                f"offset_threshold {self.offset_threshold} is above onset_threshold {self.onset_threshold}; "
+                "it must be at or below it"
+            )
+        if self.min_windows > self.of_windows:
+            raise ValueError(
+                f"min_windows {self.min_windows} is more than of_windows {self.of_windows}; raise of_windows"
+            )
+        return self
+
+
+def build(config: Config, name: str, info: StreamInfo, new_id: Callable[[], str] = lambda: str(ULID())) -> "Rule":
+    """The rule `name` for one stream.
+
+    Raises:
+        ConfigError: a label the stream's model does not know.
+    """
+    unknown = [label for label in config.labels if label not in info.labels]
+    if unknown:
+        raise ConfigError(f"label {unknown[0]!r} is not one of the model's; run 'streamer labels' for the list")
+    return Rule(config, name, info, new_id)
+
+
+class Rule:
+    """One threshold rule on one stream; at most one event is open at a time."""
+
+    def __init__(self, config: Config, name: str, info: StreamInfo, new_id: Callable[[], str]) -> None:
+        self.config = config
+        self.name = name
+        self._labels = [info.labels.index(label) for label in config.labels]
+        self._release = round(config.release_s * info.sample_rate)
+        self._refractory = round(config.refractory_s * info.sample_rate)
+        self._max_duration = config.max_duration_s and round(config.max_duration_s * info.sample_rate)
+        self._new_id = new_id
+        self._over: deque[int | None] = deque(maxlen=config.of_windows)  # newest hop's start where over, else None
+        self._open: Event | None = None
+        self._last = (0, 0)  # [start, end) of the last window over offset_threshold
+        self._armed_at = 0  # position from which a start is allowed again
+
+    def update(self, scores: Scores) -> list[Event]:
+        """Take one window's scores; return the start or end it brought."""
+        label = max(self._labels, key=lambda i: float(scores.scores[i]))
+        score = float(scores.scores[label])
+        if score >= self.config.offset_threshold:
+            self._last = (scores.start, scores.end)
+        if self._open is None:
+            return self._maybe_start(scores, label, score)
+        self._open = replace(self._open, score=score, peak_score=max(score, self._open.peak_score))
+        if scores.end - self._last[1] >= max(1, self._release):
+            return [self._end(scores.end, self._last[0], Reason.QUIET)]
+        if self._max_duration and scores.end - self._open.onset >= self._max_duration:
+            return [self._end(scores.end, scores.end, Reason.MAX_DURATION)]
+        return []
+
+    def flush(self, at: int, reason: Reason) -> list[Event]:
+        """End the open event, if any: sound stops at `at`, and what comes later is another stretch."""
+        self._over.clear()
+        return [self._end(at, at, reason)] if self._open else []
+
+    def _maybe_start(self, scores: Scores, label: int, score: float) -> list[Event]:
+        is_over = score >= self.config.onset_threshold and scores.end >= self._armed_at
+        self._over.append(scores.end - scores.hop if is_over else None)
+        onsets = [onset for onset in self._over if onset is not None]
+        if not is_over or len(onsets) < self.config.min_windows:
+            return []
+        self._over.clear()
+        self._open = Event(
+            id=self._new_id(),
+            stream_id=scores.stream_id,
+            rule=self.name,
+            label=label,
+            phase=Phase.START,
+            at=scores.end,
+            onset=onsets[0],
+            offset=None,
+            score=score,
+            peak_score=score,
+            level_dbfs=scores.level.rms_dbfs,
+        )
+        return [self._open]
+
+    def _end(self, at: int, offset: int, reason: Reason) -> Event:
+        assert self._open is not None
+        ended = replace(
+            self._open, phase=Phase.END, at=at, offset=max(self._open.onset, offset), end_reason=reason
+        )
+        self._open = None
+        self._armed_at = at + self._refractory
+        return ended

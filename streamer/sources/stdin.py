@@ -1,0 +1,135 @@
+"""Raw PCM from standard input, as `arecord -t raw` or `ffmpeg -f s16le -` write it.
+
+Samples count as captured when they arrive: feed it as sound happens. A reader that is too slow loses sound, as with a
+microphone.
+"""
+
+import logging
+import os
+import select
+import stat
+import threading
+import time
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from streamer.audio.clock import Clock
+from streamer.audio.ring import Ring
+from streamer.core import Reason, Samples
+from streamer.errors import SourceError
+from streamer.sources.base import Channel, Source, SourceInfo, mono, without_nan
+
+log = logging.getLogger(__name__)
+
+BLOCK_S = 0.1  # at most this much is taken at once
+POLL_MS = 50  # how soon a silent input notices `close`
+JOIN_S = 1.0  # many times POLL_MS
+STDIN = 0  # file descriptor
+DTYPES: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
+S16_SCALE = np.float32(2**-15)
+
+
+class Config(BaseModel):
+    """`type: stdin` in the configuration."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    type: Literal["stdin"] = "stdin"
+    sample_rate: Annotated[int, Field(ge=1000, le=768_000)]
+    format: Literal["s16le", "f32le"]
+    channels: Annotated[int, Field(ge=1, le=64)] = 1
+    """Interleaved in the input."""
+    channel: Channel = "mix"
+
+    @model_validator(mode="after")
+    def _channel_is_there(self) -> "Config":
+        if self.channel != "mix" and self.channel > self.channels:
+            raise ValueError(f"no channel {self.channel} among {self.channels}: choose 1 to {self.channels}, or mix")
+        return self
+
+
+def build(config: Config) -> Source:
+    """The source that `config` describes, on this process's standard input."""
+    return StdinSource(config)
+
+
+class StdinSource:
+    """Reads raw PCM until it ends.
+
+    Args:
+        config: the format of the bytes.
+        fd: where they come from; never closed by us.
+    """
+
+    overflows = 0  # whatever writes into the pipe may lose sound, and does not tell us
+
+    def __init__(self, config: Config, fd: int = STDIN) -> None:
+        self._config = config
+        self._fd = fd
+        self._frame_bytes = DTYPES[config.format].itemsize * config.channels
+        self._max_block = max(1, round(config.sample_rate * BLOCK_S))
+        self._ring: Ring | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+
+    def open(self) -> SourceInfo:
+        """See `Source.open`."""
+        self.close()
+        self._stopping.clear()
+        self._ring = None
+        example = "arecord -t raw -f S16_LE -r 16000 | streamer run"
+        try:
+            kind = os.fstat(self._fd).st_mode
+        except OSError as error:
+            raise SourceError(f"standard input is closed; pipe raw sound into it: {example}") from error
+        if stat.S_ISCHR(kind) and os.isatty(self._fd):
+            raise SourceError(f"standard input is a terminal; pipe raw sound into it: {example}")
+        return SourceInfo("standard input", self._config.sample_rate, self._max_block, is_live=True)
+
+    def start(self, ring: Ring, clock: Clock) -> None:
+        """See `Source.start`."""
+        self._ring = ring
+        self._thread = threading.Thread(target=self._deliver, args=(ring, clock), name="source-stdin", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(JOIN_S)
+            self._thread = None
+        if self._ring is not None:
+            self._ring.close(Reason.STOP)
+
+    def _deliver(self, ring: Ring, clock: Clock) -> None:
+        """Read until the end or `close`; a frame split over two reads waits for its other half in `rest`."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        rest = b""
+        n_broken = 0
+        while not self._stopping.is_set():
+            if not poll.poll(POLL_MS):
+                continue
+            if not (received := os.read(self._fd, self._max_block * self._frame_bytes - len(rest))):
+                break
+            data = rest + received
+            n = len(data) // self._frame_bytes
+            rest = data[n * self._frame_bytes :]
+            block, broken = without_nan(self._decode(data[: n * self._frame_bytes]))
+            n_broken += broken
+            clock.anchor(ring.written, time.monotonic() - n / self._config.sample_rate)
+            ring.write(block)
+        if rest:
+            log.warning("standard input: ended in the middle of a sample; %d bytes dropped", len(rest))
+        if n_broken:
+            log.warning("standard input: %d samples were NaN or infinite and count as silence", n_broken)
+        ring.close(Reason.STOP if self._stopping.is_set() else Reason.SOURCE_END)
+
+    def _decode(self, data: bytes) -> Samples:
+        """(n,) float32 from whole frames of bytes."""
+        samples = np.frombuffer(data, DTYPES[self._config.format]).astype(np.float32)
+        if self._config.format == "s16le":
+            samples *= S16_SCALE
+        return mono(samples.reshape(-1, self._config.channels), self._config.channel)

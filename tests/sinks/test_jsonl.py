@@ -1,0 +1,154 @@
+import asyncio
+import errno
+import io
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from streamer.core import Message
+from streamer.outbox import Outbox
+from streamer.sinks import base, jsonl
+
+
+def event(number: int) -> Message:
+    return Message("mic/event", {"id": number, "label": "Gebell, laut: äöü"})
+
+
+def lines(path: Path) -> list[Any]:
+    return [json.loads(line)["id"] for line in path.read_bytes().splitlines()]
+
+
+async def until(is_done: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not is_done():  # noqa: ASYNC110  a sink says nothing when it changes
+            await asyncio.sleep(0)
+
+
+def write(path: str, *steps: Message | Callable[[], object]) -> Outbox:
+    """Run a sink on `path` through messages, which it gets one by one, and things that happen between them."""
+    outbox = Outbox()
+
+    async def scenario() -> None:
+        task = asyncio.create_task(jsonl.build(jsonl.Config(path=path), "node").run(outbox))
+        for step in steps:
+            if isinstance(step, Message):
+                outbox.put(step)
+                await until(lambda: not outbox.pending)
+            else:
+                step()
+        outbox.close()
+        await asyncio.wait_for(task, 5)
+
+    asyncio.run(scenario())
+    return outbox
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry without waiting."""
+    monkeypatch.setattr(base, "FIRST_WAIT_S", 0.0)
+
+
+def test_events_are_appended_whole_lines_and_nothing_else_is(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"id":0}\n')
+    other = [Message("mic/status", "online", retain=True), Message("mic/level", {"rms_dbfs": -40}, qos=0)]
+    outbox = write(str(path), event(1), *other, event(2))
+    assert lines(path) == [0, 1, 2]
+    assert '"label":"Gebell, laut: äöü"' in path.read_text(encoding="utf-8")
+    assert outbox.pending == 0
+
+
+def test_each_event_is_on_file_when_it_is_acknowledged(tmp_path: Path) -> None:
+    path, seen = tmp_path / "events.jsonl", []
+    write(str(path), event(1), lambda: seen.append(lines(path)), event(2), lambda: seen.append(lines(path)))
+    assert seen == [[1], [1, 2]]
+
+
+@pytest.mark.parametrize("rotate", [lambda p: p.rename(p.with_suffix(".1")), Path.unlink])
+def test_a_file_rotated_or_deleted_is_made_anew(tmp_path: Path, rotate: Callable[[Path], object]) -> None:
+    path = tmp_path / "events.jsonl"
+    write(str(path), event(1), lambda: rotate(path), event(2))
+    assert lines(path) == [2]
+
+
+def test_a_missing_folder_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "events.jsonl"
+    write(str(path), event(1))
+    assert lines(path) == [1]
+
+
+def test_a_dash_is_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    write("-", event(1), event(2))
+    assert [json.loads(line)["id"] for line in capfd.readouterr().out.splitlines()] == [1, 2]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_what_can_not_be_written_waits_and_the_log_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    blocked = tmp_path / "folder"
+    blocked.write_text("a file where a folder should be")
+    outbox = Outbox()
+    path = blocked / "events.jsonl"
+
+    async def scenario() -> None:
+        task = asyncio.create_task(jsonl.build(jsonl.Config(path=str(path)), "node").run(outbox))
+        for number in range(5):
+            outbox.put(event(number))
+        await until(lambda: caplog.messages)
+        assert outbox.pending == 5
+        blocked.unlink()
+        outbox.close()
+        await asyncio.wait_for(task, 5)
+
+    asyncio.run(scenario())
+    assert lines(path) == [0, 1, 2, 3, 4]
+    hint = "Check its folder, permissions and free space"
+    assert caplog.messages == [f"events can't be written to {path}: File exists; they wait in memory. {hint}"]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_disk_full_in_the_middle_of_a_line_leaves_no_half_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    room = [10_000, 10, 0]      # bytes each write may take; then there is space again
+
+    class FullDisk(io.FileIO):
+        def write(self, data: Any) -> int:
+            allowed = room.pop(0) if room else len(data)
+            if not allowed:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(bytes(data)[:allowed])
+
+    monkeypatch.setattr("streamer.sinks.jsonl.io.FileIO", FullDisk)
+    path = tmp_path / "events.jsonl"
+    with caplog.at_level(logging.WARNING):
+        write(str(path), event(1), event(2), event(3))
+    assert lines(path) == [1, 2, 3]
+    assert "No space left on device" in caplog.messages[0]
+
+
+def test_cancelling_leaves_the_rest_in_the_outbox(tmp_path: Path) -> None:
+    outbox = Outbox()
+
+    async def scenario() -> None:
+        task = asyncio.create_task(jsonl.build(jsonl.Config(path=str(tmp_path)), "node").run(outbox))
+        outbox.put(event(1))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    asyncio.run(scenario())
+    assert outbox.pending == 1
+
+
+@pytest.mark.parametrize("config", [{"path": ""}, {"path": 3}, {"path": "x", "file": "y"}, {}])
+def test_a_bad_config_is_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        jsonl.Config.model_validate(config)

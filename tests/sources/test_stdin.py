@@ -1,0 +1,139 @@
+"""Raw PCM: any bytes in any portions become the right samples."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from streamer.audio.clock import Clock
+from streamer.audio.ring import Ring
+from streamer.core import Reason, Samples
+from streamer.errors import SourceError
+from streamer.sources.stdin import Config, StdinSource
+from tests.fakes import wait_for
+
+RATE = 16000
+RAMP = np.arange(-3000, 3000, dtype="<i2")
+Piped = Callable[..., int]
+
+
+def heard(config: Config, fd: int) -> Samples:
+    source = StdinSource(config, fd)
+    info = source.open()
+    assert info.is_live
+    ring = Ring(10 * RATE, info.max_block)
+    source.start(ring, Clock(RATE))
+    wait_for(lambda: ring.closed, "the end of the input")
+    source.close()
+    assert ring.closed is Reason.SOURCE_END
+    samples = ring.read(0, ring.written)
+    assert samples is not None
+    return samples
+
+
+def test_s16(piped: Piped) -> None:
+    found = heard(Config(sample_rate=RATE, format="s16le"), piped(RAMP.tobytes()))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, RAMP / np.float32(32768))
+
+
+def test_f32_with_nan_and_infinity(piped: Piped, caplog: pytest.LogCaptureFixture) -> None:
+    samples = np.array([0.5, np.nan, -0.25, np.inf, 1.5], "<f4")
+    found = heard(Config(sample_rate=RATE, format="f32le"), piped(samples.tobytes()))
+    np.testing.assert_array_equal(found, np.array([0.5, 0, -0.25, 0, 1.5], np.float32))
+    assert caplog.messages == ["standard input: 2 samples were NaN or infinite and count as silence"]
+
+
+@pytest.mark.parametrize(("channel", "expected"), [("mix", 0.375), (1, 0.5), (2, 0.25)])
+def test_channels_count_from_one(piped: Piped, channel: int, expected: float) -> None:
+    stereo = np.tile(np.array([0.5, 0.25], "<f4"), 50)
+    config = Config(sample_rate=RATE, format="f32le", channels=2, channel=channel)
+    np.testing.assert_array_equal(heard(config, piped(stereo.tobytes())), np.full(50, expected, np.float32))
+
+
+def has_written(ring: Ring, n: int) -> bool:
+    return ring.written == n
+
+
+@given(cuts=st.lists(st.integers(0, 2400), max_size=8), channels=st.sampled_from([1, 2, 3]))
+def test_samples_split_over_reads_are_put_together(cuts: list[int], channels: int) -> None:
+    data = RAMP[:1200].tobytes()
+    edges = sorted({0, *cuts, len(data)})
+    reading, writing = os.pipe()
+    source = StdinSource(Config(sample_rate=RATE, format="s16le", channels=channels, channel=1), reading)
+    ring = Ring(RATE, source.open().max_block)
+    source.start(ring, Clock(RATE))
+    for start, end in pairwise(edges):
+        os.write(writing, data[start:end])
+        # Once all whole frames so far are there, the rest of this portion waits for the next.
+        wait_for(partial(has_written, ring, end // (2 * channels)), "all whole frames")
+    os.close(writing)
+    wait_for(lambda: ring.closed, "the end of the input")
+    source.close()
+    os.close(reading)
+    expected = RAMP[:1200].reshape(-1, channels)[:, 0] / np.float32(32768)
+    np.testing.assert_array_equal(ring.read(0, 1200 // channels), expected)
+
+
+def test_half_a_sample_at_the_end_is_dropped_and_logged(piped: Piped, caplog: pytest.LogCaptureFixture) -> None:
+    found = heard(Config(sample_rate=RATE, format="f32le"), piped(np.ones(3, "<f4").tobytes() + b"\0\0\0"))
+    np.testing.assert_array_equal(found, np.ones(3, np.float32))
+    assert caplog.messages == ["standard input: ended in the middle of a sample; 3 bytes dropped"]
+
+
+def test_an_empty_input_just_ends(piped: Piped) -> None:
+    assert len(heard(Config(sample_rate=RATE, format="s16le"), piped())) == 0
+
+
+def test_close_while_nothing_comes() -> None:
+    reading, writing = os.pipe()
+    source = StdinSource(Config(sample_rate=RATE, format="s16le"), reading)
+    ring = Ring(RATE, source.open().max_block)
+    source.start(ring, Clock(RATE))
+    source.close()
+    assert ring.closed is Reason.STOP
+    # Nothing reads the pipe any more: what comes now is still there for the next opening.
+    os.write(writing, RAMP.tobytes())
+    assert len(os.read(reading, 1_000_000)) == 2 * len(RAMP)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_closed_input_is_a_sentence() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.close(writing)
+    with pytest.raises(SourceError, match=r"^standard input is closed; pipe raw sound into it: arecord -t raw"):
+        StdinSource(Config(sample_rate=RATE, format="s16le"), reading).open()
+
+
+def test_a_terminal_is_a_sentence() -> None:
+    keyboard, screen = os.openpty()
+    try:
+        with pytest.raises(SourceError, match=r"^standard input is a terminal; pipe raw sound into it: arecord -t raw"):
+            StdinSource(Config(sample_rate=RATE, format="s16le"), screen).open()
+    finally:
+        os.close(keyboard)
+        os.close(screen)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"channel": 3, "channels": 2}, "no channel 3 among 2: choose 1 to 2, or mix"),
+        ({"channel": 0}, "greater than or equal to 1"),
+        ({"format": "s24le"}, "'s16le' or 'f32le'"),
+        ({"sample_rate": 0}, "greater than or equal to 1000"),
+        ({"sample_rate": 16000.5}, "valid integer"),
+        ({"loop": True}, "Extra inputs are not permitted"),
+    ],
+)
+def test_config_is_strict(wrong: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        Config.model_validate({"type": "stdin", "sample_rate": 16000, "format": "s16le", **wrong})

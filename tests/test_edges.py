@@ -1,0 +1,95 @@
+"""Edges are found by their file names."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from streamer import config, edges
+from streamer.core import StreamInfo
+
+ROOT = Path(__file__).parent.parent
+INFO = StreamInfo("mic", "garage", 1.0, 10.24, 16000, ("Bark",), ("/m/05tny_",))
+
+
+@pytest.mark.parametrize("kind", ["source", "rule", "sink", "backend"])
+def test_each_module_of_the_folder_is_a_type(kind: str) -> None:
+    files = {path.stem for path in (ROOT / "streamer" / f"{kind}s").glob("*.py")}
+    assert set(edges.known(kind)) == {name for name in files if name != "base" and not name.startswith("_")}
+
+
+@pytest.mark.parametrize("kind", edges.KINDS)
+def test_each_edge_has_a_strict_frozen_model_of_its_type(kind: str) -> None:
+    for name in edges.known(kind):
+        model = edges.edge_config(kind, name)
+        assert model.model_config.get("extra") == "forbid", name
+        assert model.model_config.get("strict") is True, name
+        assert model.model_config.get("frozen") is True, name
+        assert model.model_json_schema()["properties"]["type"]["const"] == name
+
+
+def test_back_ends_share_one_model() -> None:
+    assert edges.edge_config("backend", "local") is config.ModelConfig
+
+
+@pytest.mark.parametrize("name", ["nowhere", "base", "__init__", "../sinks/mqtt", ""])
+def test_an_unknown_type_answers_with_the_known_ones(name: str) -> None:
+    with pytest.raises(config.UnknownType) as caught:
+        edges.edge_config("sink", name)
+    assert caught.value.known == edges.known("sink")
+    assert {"jsonl", "mqtt"} <= set(caught.value.known)
+
+
+class Stub(BaseModel):
+    """Stands in for an edge's `Config`: this module is then the edge."""
+
+
+def build(*given: object) -> Any:
+    return given
+
+
+def test_the_module_of_a_model_builds_from_it() -> None:
+    stub = Stub()
+    source: Any = edges.build_source(stub)
+    rule: Any = edges.build_rule(stub, "bark", INFO)
+    sink: Any = edges.build_sink(stub, "garage")
+    assert (source, rule, sink) == ((stub,), (stub, "bark", INFO), (stub, "garage"))
+
+
+def test_a_back_end_is_built_by_the_module_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("streamer.backends.pretend")
+    module.build = build  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    built: Any = edges.build_backend(config.ModelConfig(backend="pretend"))
+    assert built == ("starter", "auto", "auto")
+
+
+def test_the_default_configuration_has_a_rule_for_each_starter_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MQTT_PASSWORD", raising=False)
+    settings = config.load(ROOT / "config.yaml", edges.edge_config)
+    assert settings.model == config.ModelConfig()
+    assert list(settings.streams) == ["mic"]
+    assert list(settings.sinks) == ["mqtt"]
+    assert {name: rule.model_dump()["labels"] for name, rule in settings.rules_of("mic").items()} == {
+        "smoke_alarm": ["Smoke detector, smoke alarm"],
+        "siren": ["Siren"],
+        "beep": ["Beep, bleep"],
+        "dog_bark": ["Bark"],
+        "rain": ["Rain"],
+        "sea_waves": ["Waves, surf"],
+        "baby_cry": ["Baby cry, infant cry"],
+        "clock_tick": ["Tick-tock"],
+        "person_sneeze": ["Sneeze"],
+        "helicopter": ["Helicopter"],
+        "chainsaw": ["Chainsaw"],
+        "rooster": ["Crowing, cock-a-doodle-doo"],
+        "fire_crackling": ["Crackle"],
+    }
+
+
+def test_the_schema_of_all_edges_accepts_the_default_configurations_keys() -> None:
+    document = config.schema(edges.edge_configs())
+    assert set(document["properties"]) == {"node", "model", "streams", "rules", "sinks"}
