@@ -140,8 +140,6 @@ class OnlineFbank:
         self.n_frames += len(frames)
 
     def window(self) -> Floats:
-        """The newest `window_frames` frames (T, M), oldest first: a read-only view, valid until the next `accept`."""
+        """The newest `window_frames` frames (T, M), oldest first: a view to read, valid until the next `accept`."""
         at = self.n_frames % self.window_frames
-        view = self._ring[at : at + self.window_frames]
-        view.flags.writeable = False
-        return view
+        return self._ring[at : at + self.window_frames]

@@ -19,7 +19,7 @@ from models.train.alarms import smoke_alarm
 from streamer import config, edges
 from streamer.app import App
 from streamer.core import Samples
-from streamer.sinks.mqtt import listen
+from streamer.sinks.mqtt import subscribe
 
 RATE = 16000  # Hz
 ALARMS_S = ((4.3, 8.3), (24.6, 28.6))  # the second one begins after the first has left the window
@@ -76,7 +76,7 @@ async def demo(seconds: float) -> None:
 
 async def _subscribe(port: int, heard: list[dict[str, object]]) -> None:
     """Print what arrives at a real MQTT client; keep the events."""
-    async for topic, payload in listen("127.0.0.1", port, "streamer/#"):
+    async for topic, payload in subscribe("127.0.0.1", port, "streamer/#"):
         if not topic.endswith("/level"):
             print(f"{topic} {payload}", flush=True)
         if topic.endswith("/event"):

@@ -68,7 +68,7 @@ def build_sink(config: BaseModel, node: str) -> Sink:
 def build_backend(config: ModelConfig) -> Backend:
     """Load the model into the back end that `config` names."""
     module: Any = import_module(f"streamer.backends.{config.backend}")
-    backend: Backend = module.build(config.checkpoint, config.device, config.dtype)
+    backend: Backend = module.build(config)
     return backend
 
 

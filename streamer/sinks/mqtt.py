@@ -247,3 +247,11 @@ async def _listen(client: aiomqtt.Client) -> None:
     """Fail as soon as the connection does: a publisher with nothing to say would not notice."""
     async for _ in client.messages:
         pass
+
+
+async def subscribe(host: str, port: int, topic: str) -> AsyncIterator[tuple[str, str]]:
+    """Topics and payloads as a plain client of the broker receives them; for the demo."""
+    async with aiomqtt.Client(host, port) as client:
+        await client.subscribe(topic, qos=1)
+        async for message in client.messages:
+            yield str(message.topic), bytes(message.payload or b"").decode()
