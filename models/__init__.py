@@ -1,7 +1,6 @@
 """Sound classifiers: pure torch and numpy; no streams, no threads.
 
-    from models import load
-    model, spec = load("starter")
+`model, spec = load("starter")` gives a module in evaluation mode and what its caller must know.
 """
 
 from pathlib import Path

@@ -8,7 +8,7 @@ Activation = Literal["sigmoid", "softmax"]
 
 @dataclass(frozen=True, slots=True)
 class FbankSpec:
-    """Log-mel filterbank settings; the defaults are AST's (Gong et al. 2021, §2.1 and the authors' AudioSet statistics).
+    """Log-mel filterbank settings; the defaults are AST's (Gong et al. 2021, §2.1, with the AudioSet statistics).
 
     Args:
         sample_rate: Hz.

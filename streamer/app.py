@@ -1,7 +1,7 @@
 """The daemon: builds everything, runs it, watches it, and stops it in order.
 
-Start: model and warm-up, sinks, engine, sources. Stop: sources, engine (one last drain), rules (open events end), outboxes
-drain with a deadline, sinks say offline. Thread: the event loop, but where a line says otherwise.
+Start: model and warm-up, sinks, engine, sources. Stop: sources, engine (one last drain), rules (open events end),
+outboxes drain with a deadline, sinks say offline. Thread: the event loop, but where a line says otherwise.
 """
 
 import asyncio
@@ -185,8 +185,9 @@ class App:
         watched.source.start(ring, clock)
         try:
             await self._watch(watched, info, ring)
-        finally:
+        except DeviceLost:
             ring.close(Reason.SOURCE_LOST)
+            raise
 
     async def _watch(self, watched: Watched, info: SourceInfo, ring: Ring) -> None:
         """Look at a ring until its source has come to its end.

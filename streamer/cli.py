@@ -227,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("-c", "--config", type=Path, metavar="FILE", help=text)
 
     def model_option(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--model", metavar="M", help="bundled name or checkpoint folder, instead of the configured one")
+        sub.add_argument("--model", metavar="M", help="bundled name or checkpoint folder (the configured one)")
 
     def json_option(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--json", action="store_true", help="JSON lines (detect and tag: always so into a pipe)")

@@ -1,4 +1,7 @@
-"""The nouns. Positions are sample indices at the model rate, counted from stream start and never reset; ranges are half-open."""
+"""The nouns.
+
+Positions are sample indices at the model rate, counted from stream start and never reset; ranges are half-open.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -90,7 +93,7 @@ class SegmentEnd:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something a rule noticed. `id` is the same from start to end; `at` is the position up to which sound was heard."""
+    """Something a rule noticed; `id` is the same from start to end, `at` is how far the sound was heard."""
 
     id: str
     stream_id: str

@@ -1,4 +1,4 @@
-"""The whole line in one process with no set-up: a scene made in code, the bundled model, an embedded broker, a subscriber.
+"""The whole line in one process with no set-up: a scene made in code, the bundled model, a broker and a subscriber.
 
 A smoke alarm sounds twice among room noise; every MQTT message is printed as a subscriber received it.
 """
@@ -47,7 +47,7 @@ def scene(seconds: float, seed: int = 0) -> Samples:
         first, last = int(start * RATE), min(n, int(end * RATE))
         if last > first:
             sound[first:last] += smoke_alarm(rng, (last - first) / RATE, hz=3100.0) * 10 ** (ALARM_DBFS / 20)
-    return sound.astype(np.float32)
+    return np.asarray(sound, np.float32)
 
 
 async def demo(seconds: float) -> None:

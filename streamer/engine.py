@@ -1,6 +1,6 @@
 """The model's thread: whatever streams are ready share one forward pass.
 
-In: windows polled from streams. Out: `Scores` and `SegmentEnd`, handed to a callback in the order of each stream's sound.
+In: windows polled from streams. Out: `Scores` and `SegmentEnd`, handed to a callback in the order of each stream.
 While a pass runs other streams become ready, so batches form under load with no timer.
 """
 
@@ -104,8 +104,6 @@ class Engine:
 def activate(logits: npt.NDArray[np.float32], activation: Activation) -> npt.NDArray[np.float32]:
     """Logits (B, C) to scores in [0, 1]: independent labels, or shares of one."""
     if activation == "sigmoid":
-        scores: npt.NDArray[np.float32] = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
-        return scores
+        return np.asarray(1 / (1 + np.exp(-np.clip(logits, -60, 60))), np.float32)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: npt.NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
-    return shares
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)

@@ -1,7 +1,7 @@
 """One source's line from sound to model input: ring → resample → fbank → window.
 
-Thread: the engine's polls; the event loop attaches openings of the source and asks for times. An opening whose sound has
-ended is drained to its last sample before the next one begins.
+Thread: the engine's polls; the event loop attaches openings of the source and asks for times. An opening whose sound
+has ended is drained to its last sample before the next one begins.
 """
 
 import logging

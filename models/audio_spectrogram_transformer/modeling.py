@@ -50,7 +50,8 @@ class PatchEmbeddings(nn.Module):
         self.projection = nn.Conv2d(1, config.hidden_size, config.patch_size, stride)
 
     def forward(self, input_values: Tensor) -> Tensor:
-        x = self.projection(input_values.unsqueeze(1).transpose(2, 3))  # B D F S
+        """(B, T, M) to (B, N, D)."""
+        x: Tensor = self.projection(input_values.unsqueeze(1).transpose(2, 3))  # B D F S
         return x.flatten(2).transpose(1, 2)  # B N D, time fastest
 
 
@@ -67,6 +68,7 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_values: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, T, M) to (B, 2 + N, D); `keep` as in `ASTModel.forward`."""
         patches = self.patch_embeddings(input_values) + self.position_embeddings[:, 2:]
         if keep is not None:
             patches = patches[:, keep]
@@ -89,6 +91,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) to the same."""
         q, k, v = (
             proj(x).unflatten(2, (self.n_heads, -1)).transpose(1, 2)  # B H N D/H
             for proj in (self.q_proj, self.k_proj, self.v_proj)
@@ -109,6 +112,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) to the same."""
         out: Tensor = self.fc2(self.activation(self.fc1(x)))
         return out
 
@@ -125,8 +129,10 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) to the same."""
         x = x + self.dropout(self.attention(self.layernorm_before(x)))
-        return x + self.dropout(self.mlp(self.layernorm_after(x)))
+        out: Tensor = x + self.dropout(self.mlp(self.layernorm_after(x)))
+        return out
 
 
 class ASTModel(nn.Module):
@@ -164,6 +170,7 @@ class Classifier(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, D) to (B, C)."""
         out: Tensor = self.dense(self.layernorm(x))
         return out
 
@@ -186,7 +193,8 @@ class ASTForAudioClassification(nn.Module):
 
     def forward(self, input_values: Tensor, keep: Tensor | None = None) -> ClassifierOutput:
         """Logits of (B, max_length, num_mel_bins) normalised log-mel; `keep` as in `ASTModel.forward`."""
-        return ClassifierOutput(logits=self.classifier(self.audio_spectrogram_transformer(input_values, keep).pooler_output))
+        pooled = self.audio_spectrogram_transformer(input_values, keep).pooler_output
+        return ClassifierOutput(logits=self.classifier(pooled))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Self:

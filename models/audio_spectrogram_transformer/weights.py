@@ -1,4 +1,4 @@
-"""Parameter names: ours (the reference library's 5.x in memory) ↔ hub files (its 4.x layout, which 5.x still writes)."""
+"""Parameter names: ours (the reference library's 5.x in memory) ↔ hub files (its 4.x layout, still written by 5.x)."""
 
 from collections.abc import Mapping
 

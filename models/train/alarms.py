@@ -1,6 +1,6 @@
 """Electronic alarms, synthesised to their standards: real devices synthesise them too.
 
-Every function returns (n,) float32 samples with a peak near 1, drawn from `rng`: device, tone and timing vary as products do.
+Every function returns (n,) float32 samples with a peak of 1, drawn from `rng`: tone and timing vary as products do.
 """
 
 from collections.abc import Callable, Mapping

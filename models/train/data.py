@@ -40,7 +40,7 @@ class Clip:
 
 
 def recordings(data: Path) -> list[Recording]:
-    """Labelled files: a folder with a sub-folder per label, or a CSV with columns `file,labels[,fold]` (labels split by `;`).
+    """Labelled files: a folder with a sub-folder per label, or a CSV of `file,labels[,fold]` (`;` between labels).
 
     Raises:
         CheckpointError: nothing usable there; the sentence says what is needed.

@@ -125,7 +125,7 @@ class Mixer:
             energy = energy * _gain(rng.uniform(1, 8) * np.sin(turns + rng.uniform(0, 6)))[:, None]
         energy = _unit(energy)
         if rng.random() < 0.2:  # a burst: hiss and hum that come and go are no event either
-            at, length = rng.integers(size), rng.integers(10, 400)
+            at, length = int(rng.integers(size)), int(rng.integers(10, 400))
             energy[:at] *= _gain(-40.0)
             energy[at + length :] *= _gain(-40.0)
         return energy * _gain(FULL_SCALE_DB + level_db)

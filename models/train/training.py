@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,11 +88,12 @@ def train(
     """
     torch.manual_seed(schedule.seed)
     model.to(device).train()
-    average = torch.optim.swa_utils.AveragedModel(model, avg_fn=schedule.average)
+    average = torch.optim.swa_utils.AveragedModel(model, avg_fn=schedule.average)  # type: ignore[arg-type]
     optimiser = torch.optim.AdamW(_groups(model, schedule.weight_decay), betas=(0.9, 0.98))
     folder.mkdir(parents=True, exist_ok=True)
     saved = folder / "training.pt"
-    first = _resume(saved, model, average, optimiser, mixer) if saved.exists() else 0
+    parts = {"model": model, "average": average, "optimiser": optimiser}
+    first = _resume(saved, parts, mixer) if saved.exists() else 0
     progress = tqdm(range(first, schedule.steps), initial=first, total=schedule.steps, desc="training", unit="step")
     running = math.nan
     for step in progress:
@@ -105,13 +107,18 @@ def train(
         running = loss if math.isnan(running) else 0.98 * running + 0.02 * loss
         progress.set_postfix(loss=f"{running:.4f}")
         if (step + 1) % SAVE_EVERY == 0:
-            _save(saved, model, average, optimiser, mixer, step + 1)
+            _save(saved, parts, mixer, step + 1)
         if check and ((step + 1) % check_every == 0 or step + 1 == schedule.steps):
-            figures = check(average.module.eval())
+            figures = check(_classifier(average).eval())
             log.info("step %d loss %.4f %s", step + 1, running, json.dumps(figures))
-    average.module.save_pretrained(folder, dtype=torch.float16)
+    _classifier(average).save_pretrained(folder, dtype=torch.float16)
     (folder / "schedule.json").write_text(json.dumps(asdict(schedule), indent=2) + "\n")
     saved.unlink(missing_ok=True)
+
+
+def _classifier(average: torch.optim.swa_utils.AveragedModel) -> ASTForAudioClassification:
+    assert isinstance(average.module, ASTForAudioClassification)
+    return average.module
 
 
 def _step(model: ASTForAudioClassification, mixer: Mixer, schedule: Schedule, step: int, device: str) -> float:
@@ -122,7 +129,7 @@ def _step(model: ASTForAudioClassification, mixer: Mixer, schedule: Schedule, st
     with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
         logits = model(torch.from_numpy(windows).to(device), keep.to(device)).logits
     loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
 
 
@@ -153,25 +160,19 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     ]
 
 
-def _save(path: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, mixer: Mixer, step: int) -> None:
-    state = {
-        "step": step,
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "numpy": json.dumps(mixer.rng.bit_generator.state),
-        "torch": torch.get_rng_state(),
-    }
+def _save(path: Path, parts: dict[str, Any], mixer: Mixer, step: int) -> None:
+    """Everything a killed run needs to go on exactly where it was; a reader never sees half a file."""
+    state = {name: part.state_dict() for name, part in parts.items()}
+    state |= {"step": step, "numpy": json.dumps(mixer.rng.bit_generator.state), "torch": torch.get_rng_state()}
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     partial.replace(path)
 
 
-def _resume(path: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, mixer: Mixer) -> int:
+def _resume(path: Path, parts: dict[str, Any], mixer: Mixer) -> int:
     state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    average.load_state_dict(state["average"])
-    optimiser.load_state_dict(state["optimiser"])
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
     mixer.rng.bit_generator.state = json.loads(state["numpy"])
     torch.set_rng_state(state["torch"])
     return int(state["step"])

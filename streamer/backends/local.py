@@ -31,10 +31,15 @@ def pick_device(device: str) -> str:
     return device
 
 
+def _cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself; where it does not, torch emulates it, several times slower."""
+    return bool(torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001  there is no public way to ask
+
+
 def pick_dtype(dtype: str, device: str) -> torch.dtype:
     """The number format to compute in: bfloat16 where the hardware multiplies it, else float32."""
     if dtype == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.startswith("cuda") else torch.cpu._is_avx512_bf16_supported()
+        fast = torch.cuda.is_bf16_supported() if device.startswith("cuda") else _cpu_has_bfloat16()
         return torch.bfloat16 if fast else torch.float32
     if dtype not in DTYPES:
         raise BackendError(f"model.dtype: {dtype!r} is not known to back end 'local'; known: auto, {', '.join(DTYPES)}")

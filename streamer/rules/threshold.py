@@ -22,8 +22,8 @@ Seconds = Annotated[float, Field(ge=0)]
 class Config(BaseModel):
     """Options of a threshold rule.
 
-    A start needs `min_windows` of the last `of_windows` windows over `onset_threshold`. The end comes when scores stayed
-    under `offset_threshold` for `release_s`, or after `max_duration_s`; then no start for `refractory_s`.
+    A start needs `min_windows` of the last `of_windows` windows over `onset_threshold`. The end comes when scores
+    stayed under `offset_threshold` for `release_s`, or after `max_duration_s`; then no start for `refractory_s`.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
