@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from streamer.config import Settings
 
 OK, FAULT, MISTAKE, INTERRUPTED = 0, 1, 2, 130
-DEMO_S = 39.0  # long enough for two alarms, each with its end
+DEMO_S = 40.0  # long enough for two alarms, each with its end
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +70,7 @@ def demo(args: argparse.Namespace) -> int:
 
     if not args.verbose:
         logging.getLogger().setLevel(logging.WARNING)
-    asyncio.run(show(args.seconds))
+    asyncio.run(show(_default_settings(), args.seconds))
     return OK
 
 
@@ -190,9 +190,15 @@ def _each_file(args: argparse.Namespace, records: Any, row: Any) -> int:
 
 def _config_path(args: argparse.Namespace) -> Path:
     """The file named with -c, else config.yaml here, else the one that comes with the package."""
+    here = Path("config.yaml")
+    return args.config or (here if here.is_file() else _packaged_config())
+
+
+def _packaged_config() -> Path:
+    """The default configuration: beside this file in an installed package, at the top of a checkout."""
     package = Path(__file__).parent
-    candidates = [Path("config.yaml"), package / "config.yaml", package.parent / "config.yaml"]
-    return args.config or next((path for path in candidates if path.is_file()), candidates[0])
+    beside = package / "config.yaml"
+    return beside if beside.is_file() else package.parent / "config.yaml"
 
 
 def _settings(args: argparse.Namespace) -> "Settings":
@@ -204,6 +210,12 @@ def _settings(args: argparse.Namespace) -> "Settings":
             update={"model": settings.model.model_copy(update={"checkpoint": args.model})}
         )
     return settings
+
+
+def _default_settings() -> "Settings":
+    from streamer import config, edges
+
+    return config.load(_packaged_config(), edges.edge_config)
 
 
 def _backend(settings: "Settings") -> "Backend":

@@ -1,6 +1,7 @@
 """The whole line in one process with no set-up: a scene made in code, the bundled model, a broker and a subscriber.
 
-A smoke alarm sounds twice among room noise; every MQTT message is printed as a subscriber received it.
+A smoke alarm sounds twice among room noise, and all rules of the default configuration listen. Every MQTT message but the
+readings of level is printed as a subscriber received it.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 import socket
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -16,24 +18,16 @@ from amqtt.broker import Broker
 from amqtt.contexts import BrokerConfig
 
 from models.train.alarms import smoke_alarm
-from streamer import config, edges
 from streamer.app import App
+from streamer.config import Settings, StreamConfig
 from streamer.core import Samples
-from streamer.sinks.mqtt import subscribe
+from streamer.sinks import mqtt
+from streamer.sources import file
 
 RATE = 16000  # Hz
-ALARMS_S = ((4.3, 8.3), (24.6, 28.6))  # the second one begins after the first has left the window
+ALARMS_S = ((4.3, 7.3), (23.6, 26.6))  # the second one begins after the first has left the window
 NOISE_DBFS = -45.0  # a quiet room with a fan
 ALARM_DBFS = -20.0
-SETTINGS = """
-node: demo
-streams:
-  scene: {source: {type: file, path: "%s"}}
-rules:
-  smoke_alarm: {type: threshold, labels: ["Smoke detector, smoke alarm"]}
-sinks:
-  mqtt: {type: mqtt, host: 127.0.0.1, port: %d}
-"""
 
 
 def scene(seconds: float, seed: int = 0) -> Samples:
@@ -50,8 +44,8 @@ def scene(seconds: float, seed: int = 0) -> Samples:
     return np.asarray(sound, np.float32)
 
 
-async def demo(seconds: float) -> None:
-    """Run the demo for a scene of `seconds`, in real time."""
+async def demo(settings: Settings, seconds: float) -> None:
+    """Run the demo for a scene of `seconds`, in real time, with the model and rules of `settings`."""
     for noisy in ("amqtt", "transitions"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     with socket.socket() as probe:
@@ -62,9 +56,11 @@ async def demo(seconds: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scene.wav"
         soundfile.write(path, scene(seconds), RATE)
-        heard: list[dict[str, object]] = []
+        heard: list[dict[str, Any]] = []
         subscriber = asyncio.create_task(_subscribe(port, heard), name="subscriber")
-        app = App(config.parse(SETTINGS % (path, port), "demo", edges.edge_config))
+        stream = StreamConfig(source=file.Config(path=path))
+        sink = mqtt.Config(host="127.0.0.1", port=port)
+        app = App(settings.model_copy(update={"node": "demo", "streams": {"scene": stream}, "sinks": {"mqtt": sink}}))
         print(f"demo: a smoke alarm at {', '.join(f'{start} s' for start, _ in ALARMS_S if start < seconds)}"
               f" in {seconds:g} s of room noise, in real time; MQTT broker on 127.0.0.1:{port}", flush=True)
         await app.run()
@@ -74,18 +70,21 @@ async def demo(seconds: float) -> None:
     _summarise(heard, seconds)
 
 
-async def _subscribe(port: int, heard: list[dict[str, object]]) -> None:
+async def _subscribe(port: int, heard: list[dict[str, Any]]) -> None:
     """Print what arrives at a real MQTT client; keep the events."""
-    async for topic, payload in subscribe("127.0.0.1", port, "streamer/#"):
+    async for topic, payload in mqtt.subscribe("127.0.0.1", port, "streamer/#"):
         if not topic.endswith("/level"):
             print(f"{topic} {payload}", flush=True)
         if topic.endswith("/event"):
             heard.append(json.loads(payload))
 
 
-def _summarise(heard: list[dict[str, object]], seconds: float) -> None:
-    starts = [event["onset_s"] for event in heard if event["event_type"] == "start"]
-    ends = [event["offset_s"] for event in heard if event["event_type"] == "end"]
-    truth = [start for start, _ in ALARMS_S if start < seconds]
-    print(f"demo: {len(truth)} alarms at {truth} s; heard {len(starts)} starts at {starts} s and "
-          f"{len(ends)} ends at {ends} s")
+def _summarise(heard: list[dict[str, Any]], seconds: float) -> None:
+    """Say what was to be heard, and what was."""
+    truth = [f"{start:.1f} to {min(end, seconds):.1f} s" for start, end in ALARMS_S if start < seconds]
+    ends = [event for event in heard if event["event_type"] == "end"]
+    print(f"demo: {len(truth)} alarms, from {', from '.join(truth) or '-'}; events received:")
+    for event in ends:
+        print(f"  {event['label']}: from {event['onset_s']:.1f} to {event['offset_s']:.1f} s ({event['end_reason']})")
+    if len(ends) * 2 != len(heard):
+        print(f"  and {len(heard) - 2 * len(ends)} without an end")

@@ -2,8 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
+from models.spec import ModelSpec
 from streamer.audio.clock import Clock
 from streamer.audio.ring import Ring
 from streamer.core import Reason, Samples
@@ -77,3 +81,39 @@ class FakeSource:
             ring.write(block)
         if self._end is not None:
             ring.close(self._end)
+
+
+def spec_of(*labels: str, window_frames: int = 1024) -> ModelSpec:
+    """A model that knows `labels`, and hears `window_frames` frames at once."""
+    ids = tuple(f"/m/{label.lower()}" for label in labels)
+    return ModelSpec("fake", "sha256:0", labels, ids, window_frames=window_frames)
+
+
+class FakeBackend:
+    """Gives each window the logits that a plain function hears in it.
+
+    Args:
+        spec: the model it pretends to be.
+        hear: logits (C,) of one normalised window (T, M).
+    """
+
+    def __init__(self, spec: ModelSpec, hear: Callable[[Samples], Sequence[float]]) -> None:
+        self.spec = spec
+        self.batches: list[int] = []  # windows in each call
+        self._hear = hear
+
+    def warmup(self) -> None:
+        """See `Backend.warmup`."""
+
+    def infer(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """See `Backend.infer`."""
+        self.batches.append(len(batch))
+        return np.array([self._hear(window) for window in batch], np.float32)
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+
+
+def loudness(window: Samples) -> float:
+    """Level of the loudest frame in a normalised window (T, M): -1.28 in digital silence, over 0 in plain noise."""
+    return float(window.mean(axis=1).max())

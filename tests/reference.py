@@ -7,10 +7,6 @@ transformers' AST fails too; its fbank is plain torch, so a stand-in for the ext
 import sys
 from types import ModuleType
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
 
 def _without_extension() -> ModuleType:
     module = ModuleType("torchaudio._extension")
@@ -27,7 +23,6 @@ def _without_extension() -> ModuleType:
 
 sys.modules.setdefault("torchaudio._extension", _without_extension())
 
-from torchaudio.compliance import kaldi  # noqa: E402
 from transformers import (  # noqa: E402
     ASTConfig,
     ASTFeatureExtractor,

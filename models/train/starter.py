@@ -62,7 +62,7 @@ def initialise(model: ASTForAudioClassification) -> None:
     """A start from which a few hundred recordings suffice.
 
     Positions already tell pitch and time apart (two-dimensional sines, after Vaswani et al. 2017, §3.5); patches and
-    layers begin at a scale that passes signals on. From the reference's start the same data taught nothing in 650 steps.
+    layers begin at a scale that passes signals on. From the reference's start the data taught nothing in 650 steps.
     """
     embeddings = model.audio_spectrogram_transformer.embeddings
     n_mels, n_columns = model.config.grid

@@ -75,7 +75,7 @@ class Rule:
         self._refractory = round(config.refractory_s * info.sample_rate)
         self._max_duration = config.max_duration_s and round(config.max_duration_s * info.sample_rate)
         self._new_id = new_id
-        self._over: deque[int | None] = deque(maxlen=config.of_windows)  # newest hop's start where over, else None
+        self._over: deque[tuple[int, float] | None] = deque(maxlen=config.of_windows)  # newest hop's start, and score
         self._open: Event | None = None
         self._last = (0, 0)  # [start, end) of the last window over offset_threshold
         self._armed_at = 0  # position from which a start is allowed again
@@ -102,9 +102,9 @@ class Rule:
 
     def _maybe_start(self, scores: Scores, label: int, score: float) -> list[Event]:
         is_over = score >= self.config.onset_threshold and scores.end >= self._armed_at
-        self._over.append(scores.end - scores.hop if is_over else None)
-        onsets = [onset for onset in self._over if onset is not None]
-        if not is_over or len(onsets) < self.config.min_windows:
+        self._over.append((scores.end - scores.hop, score) if is_over else None)
+        over = [window for window in self._over if window]
+        if not is_over or len(over) < self.config.min_windows:
             return []
         self._over.clear()
         self._open = Event(
@@ -114,10 +114,10 @@ class Rule:
             label=label,
             phase=Phase.START,
             at=scores.end,
-            onset=onsets[0],
+            onset=over[0][0],
             offset=None,
             score=score,
-            peak_score=score,
+            peak_score=max(peak for _, peak in over),
             level_dbfs=scores.level.rms_dbfs,
         )
         return [self._open]

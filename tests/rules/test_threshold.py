@@ -1,0 +1,250 @@
+"""The threshold rule, in tables: one character a hop of 1 s, a window 4 s long.
+
+`scores` are tenths, `.` is 0. Below them stands when the rule spoke: `(` a start, `)` an end. A sound stays in 4 windows,
+so one that fills a single hop scores four times, and its end is the start of the last of those windows.
+"""
+
+from collections.abc import Iterator
+from itertools import count, pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from streamer.core import Event, Level, Phase, Reason, Scores, StreamInfo
+from streamer.errors import ConfigError
+from streamer.rules.threshold import Config, Rule, build
+
+HOP = 100  # samples, 1 s
+WINDOW = 4 * HOP
+INFO = StreamInfo("mic", "garage", 1.0, 4.0, HOP, ("Bark", "Growling", "Rain"), ("/m/1", "/m/2", "/m/3"))
+
+
+def rule(labels: tuple[str, ...] = ("Bark",), **options: float | None) -> Rule:
+    ids = count(1)
+    config = Config.model_validate({"labels": list(labels), "release_s": 1.0, **options})
+    return build(config, "dog", INFO, lambda: f"event {next(ids)}")
+
+
+def windows(*rows: str) -> Iterator[Scores]:
+    """One row of digits for each label."""
+    for hop, digits in enumerate(zip(*rows, strict=True)):
+        scores = np.zeros(len(INFO.labels), np.float32)
+        scores[: len(rows)] = [0 if digit == "." else int(digit) / 10 for digit in digits]
+        end = (hop + 1) * HOP
+        yield Scores("mic", end - WINDOW, end, HOP, scores, Level(-20.0 - hop, -10.0, 0))
+
+
+def play(rule: Rule, *rows: str) -> list[Event]:
+    return [event for scores in windows(*rows) for event in rule.update(scores)]
+
+
+def said(events: list[Event]) -> str:
+    """`start@4 end@4..8 quiet`: positions in hops."""
+    words = []
+    for event in events:
+        onset = f"{event.onset / HOP:g}"
+        ended = f"end@{onset}..{(event.offset or 0) / HOP:g} {event.end_reason}"
+        words.append(ended if event.phase == Phase.END else f"start@{onset}")
+    return " ".join(words)
+
+
+def when(events: list[Event], n_hops: int) -> str:
+    """A row with `(` where a start was told and `)` where an end was."""
+    row = ["."] * n_hops
+    for event in events:
+        row[event.at // HOP - 1] = ")" if event.phase == Phase.END else "("
+    return "".join(row)
+
+
+def check(scores: str, spoke: str, events: str, **options: float | None) -> None:
+    found = play(rule(**options), scores)
+    assert (when(found, len(scores)), said(found)) == (spoke, events)
+
+
+@pytest.mark.parametrize(("scores", "spoke", "events"), [
+    ("....9999....",
+     "....(...)...", "start@4 end@4..4 quiet"),             # within one hop: it starts and ends there
+    ("..99999999..",
+     "..(.......).", "start@2 end@2..6 quiet"),
+    ("9999........",
+     "(...).......", "start@0 end@0..0 quiet"),             # never before the onset
+    ("....6666....",
+     "....(...)...", "start@4 end@4..4 quiet"),             # at onset_threshold is over it
+    ("....5555....",
+     "............", ""),
+    ("..594555555.",
+     "...(.......)", "start@3 end@3..7 quiet"),             # once on, offset_threshold holds it
+    ("..9944444433",
+     "..(.......).", "start@2 end@2..6 quiet"),
+    ("55555555555.",
+     "............", ""),                                   # between the two thresholds: never on
+    ("..9999..9999....",
+     "..(...).(...)...", "start@2 end@2..2 quiet start@8 end@8..8 quiet"),
+    ("........9999",
+     "........(...", "start@8"),                            # still open
+    ("............",
+     "............", ""),
+])  # fmt: skip
+def test_two_thresholds(scores: str, spoke: str, events: str) -> None:
+    check(scores, spoke, events, onset_threshold=0.6, offset_threshold=0.4)
+
+
+@pytest.mark.parametrize(("scores", "spoke", "events"), [
+    ("....9.9.9...",
+     "......()....", "start@4 end@4..4 quiet"),             # 4 and 6 make it; the one at 8 is alone again
+    ("....9..9....",
+     "............", ""),
+    ("....99999...",
+     ".....(...)..", "start@4 end@4..5 quiet"),             # told later, at the time of the first of them
+    ("....95599...",
+     "........()..", "start@7 end@7..7 quiet"),             # only those over onset_threshold count
+    ("..9....99999",
+     "........(...", "start@7"),                            # what is older than 3 windows is forgotten
+])  # fmt: skip
+def test_two_of_three_windows(scores: str, spoke: str, events: str) -> None:
+    check(scores, spoke, events, min_windows=2, of_windows=3)
+
+
+@pytest.mark.parametrize(("scores", "spoke", "events"), [
+    ("..9999............",
+     "..(.....).........", "start@2 end@2..2 quiet"),       # told 3 s after the last window over, not ended later
+    ("..9999..9999......",
+     "..(...........)...", "start@2 end@2..8 quiet"),       # a pause of 2 s is bridged
+    ("..9999...9999.....",
+     "..(.....)(.....)..", "start@2 end@2..2 quiet start@9 end@9..9 quiet"),
+    ("..99993343333.....",
+     "..(........)......", "start@2 end@2..5 quiet"),       # one window over offset_threshold begins it anew
+])  # fmt: skip
+def test_release_of_3_s(scores: str, spoke: str, events: str) -> None:
+    check(scores, spoke, events, release_s=3.0)
+
+
+def test_no_release_ends_with_the_first_window_under() -> None:
+    check("..9999....", "..(...)...", "start@2 end@2..2 quiet", release_s=0.0)
+
+
+@pytest.mark.parametrize(("scores", "spoke", "events"), [
+    ("..9999.9999..........",
+     "..(...)..............", "start@2 end@2..2 quiet"),
+    ("..9999....9999.......",
+     "..(...)....(..)......", "start@2 end@2..2 quiet start@11 end@11..11 quiet"),  # counted from when the end was told
+])  # fmt: skip
+def test_refractory_of_5_s(scores: str, spoke: str, events: str) -> None:
+    check(scores, spoke, events, refractory_s=5.0)
+
+
+def test_windows_in_the_refractory_time_do_not_count_towards_a_start() -> None:
+    check("..9999.9999999......",
+          "...(..).....(.).....", "start@2 end@2..2 quiet start@11 end@11..11 quiet",
+          refractory_s=5.0, min_windows=2, of_windows=3)  # fmt: skip
+
+
+@pytest.mark.parametrize(("scores", "spoke", "events"), [
+    ("..9999999999....",
+     "..(..)(..)(.)...", "start@2 end@2..6 max_duration start@6 end@6..10 max_duration start@10 end@10..10 quiet"),
+    ("..9995555555.....",
+     "..(..)...........", "start@2 end@2..6 max_duration"),  # going on is not starting
+    ("..999............",
+     "..(..)...........", "start@2 end@2..2 quiet"),         # quiet at the same moment comes first
+])  # fmt: skip
+def test_longest_event_of_4_s(scores: str, spoke: str, events: str) -> None:
+    check(scores, spoke, events, max_duration_s=4.0)
+
+
+@pytest.mark.parametrize("reason", [Reason.SOURCE_END, Reason.SOURCE_LOST, Reason.STOP])
+def test_the_end_of_sound_ends_an_open_event_there(reason: Reason) -> None:
+    one = rule()
+    started = play(one, "..99")
+    ended = one.flush(4 * HOP + 37, reason)
+    assert said(started + ended) == f"start@2 end@2..4.37 {reason}"
+    assert (ended[0].at, ended[0].id) == (4 * HOP + 37, started[0].id)
+    assert one.flush(4 * HOP + 37, reason) == []
+
+
+def test_the_end_of_sound_says_nothing_where_nothing_is_open() -> None:
+    one = rule(min_windows=2, of_windows=2)
+    assert play(one, "..9") == []
+    assert one.flush(3 * HOP, Reason.SOURCE_LOST) == []
+    assert one.update(next(windows("9"))) == [], "a window before the break is half of no start after it"
+
+
+def test_of_several_labels_the_most_likely_is_reported() -> None:
+    events = play(rule(("Bark", "Growling")), "..78.....",
+                                              "..8999...",
+                                              "999999999")  # fmt: skip
+    assert said(events) == "start@2 end@2..2 quiet"
+    assert [INFO.labels[event.label] for event in events] == ["Growling", "Growling"]
+
+
+def test_one_event_goes_on_from_label_to_label() -> None:
+    events = play(rule(("Bark", "Growling")), "..99.....",
+                                              "....99...")  # fmt: skip
+    assert said(events) == "start@2 end@2..2 quiet"
+    assert [INFO.labels[event.label] for event in events] == ["Bark", "Bark"]
+
+
+def test_scores_and_level_of_an_event() -> None:
+    start, end = play(rule(min_windows=2, of_windows=3), "..8.695..2..")
+    assert (round(start.score, 4), round(start.peak_score, 4)) == (0.6, 0.8)  # the window that made it; all since onset
+    assert (round(end.score, 4), round(end.peak_score, 4)) == (0.0, 0.9)
+    assert start.level_dbfs == end.level_dbfs == -24.0
+    assert (start.stream_id, start.rule, start.end_reason, start.offset) == ("mic", "dog", None, None)
+
+
+def test_an_unknown_label() -> None:
+    with pytest.raises(ConfigError) as caught:
+        rule(("Bark", "Barking", "Meow"))
+    assert str(caught.value) == "label 'Barking' is not one of the model's; run 'streamer labels' for the list"
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    ({"onset_threshold": 0.5, "offset_threshold": 0.7},
+     "offset_threshold 0.7 is above onset_threshold 0.5; it must be at or below it"),
+    ({"min_windows": 4, "of_windows": 3},
+     "min_windows 4 is more than of_windows 3; raise of_windows"),
+])  # fmt: skip
+def test_options_that_contradict_each_other(options: dict[str, float], sentence: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        rule(**options)
+    assert [error["msg"] for error in caught.value.errors()] == [f"Value error, {sentence}"]
+
+
+rows = st.text("..3456789", max_size=60)
+options = st.fixed_dictionaries({
+    "release_s": st.sampled_from([0.0, 1.0, 2.5, 6.0]),
+    "refractory_s": st.sampled_from([0.0, 3.0]),
+    "max_duration_s": st.sampled_from([None, 0.5, 5.0]),
+    "of_windows": st.just(4),
+    "min_windows": st.integers(1, 4),
+})
+
+
+@given(row=rows, options=options, reason=st.sampled_from([Reason.SOURCE_END, Reason.SOURCE_LOST, Reason.STOP]))
+def test_whatever_is_heard(row: str, options: dict[str, float | None], reason: Reason) -> None:
+    one = rule(**options)
+    events = play(one, row)
+    events += one.flush(len(row) * HOP, reason)
+    starts, ends = events[::2], events[1::2]
+    assert [event.phase for event in events] == [Phase.START, Phase.END] * len(starts), "alternate, and all are closed"
+    assert len({start.id for start in starts}) == len(starts)
+    for start, end in zip(starts, ends, strict=True):
+        assert (start.id, start.onset, start.label) == (end.id, end.onset, end.label)
+        assert start.end_reason is None
+        assert end.end_reason is not None
+        assert end.offset is not None
+        assert 0 <= start.onset <= end.offset <= end.at <= len(row) * HOP
+        assert end.peak_score >= start.peak_score >= start.score >= np.float32(0.6)
+    for before, after in pairwise(events):
+        assert before.at <= after.at, "time runs back"
+    for end, start in pairwise(events[1:]):
+        assert end.phase == Phase.START or (end.offset or 0) <= start.onset, "events overlap"
+
+
+@given(row=st.text(".12345", max_size=60), options=options)
+def test_no_event_without_a_window_over_onset_threshold(row: str, options: dict[str, float | None]) -> None:
+    one = rule(**options)
+    assert play(one, row) == []
+    assert one.flush(len(row) * HOP, Reason.STOP) == []
