@@ -28,12 +28,17 @@ def load_spec(name_or_path: str | Path) -> ModelSpec:
 
     folder = checkpoint.find(name_or_path)
     config = ASTConfig.from_pretrained(folder)
+    fbank = ASTFeatureExtractor.from_pretrained(folder).spec
+    if fbank.n_mels != config.num_mel_bins:
+        raise checkpoint.CheckpointError(
+            f"{folder}: preprocessor_config.json makes {fbank.n_mels} mel bins, config.json needs {config.num_mel_bins}"
+        )
     return ModelSpec(
         name=folder.name,
         revision=checkpoint.revision(folder),
         labels=tuple(config.id2label[i] for i in range(config.num_labels)),
         label_ids=config.label_ids or ("",) * config.num_labels,
-        fbank=ASTFeatureExtractor.from_pretrained(folder).spec,
+        fbank=fbank,
         window_frames=config.max_length,
         activation="softmax" if config.problem_type == "single_label_classification" else "sigmoid",
     )

@@ -38,6 +38,10 @@ def find(name_or_path: str | Path) -> Path:
     return folder
 
 
+def _missing(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is missing; a checkpoint folder holds config.json and {WEIGHTS}")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from `path`.
 
@@ -47,7 +51,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; a checkpoint folder holds config.json and {WEIGHTS}") from None
+        raise _missing(path) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} can't be read as JSON: {error}") from None
     if not isinstance(values, dict):
@@ -56,9 +60,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def revision(folder: Path) -> str:
-    """`sha256:` and the first 16 hex digits of the hash of a checkpoint's weights."""
-    with (folder / WEIGHTS).open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    """`sha256:` and the first 16 hex digits of the hash of a checkpoint's weights.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    try:
+        with (folder / WEIGHTS).open("rb") as file:
+            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except FileNotFoundError:
+        raise _missing(folder / WEIGHTS) from None
 
 
 def read_weights(folder: Path) -> "dict[str, Tensor]":
@@ -74,7 +85,7 @@ def read_weights(folder: Path) -> "dict[str, Tensor]":
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; a checkpoint folder holds config.json and {WEIGHTS}") from None
+        raise _missing(path) from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
 

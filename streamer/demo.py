@@ -1,7 +1,7 @@
 """The whole line in one process with no set-up: a scene made in code, the bundled model, a broker and a subscriber.
 
-A smoke alarm sounds twice among room noise, and all rules of the default configuration listen. Every MQTT message but the
-readings of level is printed as a subscriber received it.
+A smoke alarm sounds twice among room noise, and all rules of the default configuration listen. Every MQTT message but
+the readings of level is printed as a subscriber received it.
 """
 
 import asyncio

@@ -123,7 +123,7 @@ class Stream:
         self._fbank.reset()
         self._samples = np.empty(0, np.float32)  # at the model rate, not yet in the features
         self._fed = 0  # samples of this piece that are in the features
-        self._quiet = 0  # frames since the last hop over the gate
+        self._quiet = 0  # samples since the last hop over the gate
         self._last_end = self._position  # of the newest window handed out
 
     @property
@@ -176,16 +176,16 @@ class Stream:
     def _advance(self, n: int) -> Window:
         """Put the next `n` samples into the features and look at the result."""
         fresh, self._samples = self._samples[:n], self._samples[n:]
-        n_frames = self._fbank.accept(fresh)
+        self._fbank.accept(fresh)
         self._fed += n
         self._position += n
-        return self._window(fresh, n_frames)
+        return self._window(fresh)
 
-    def _window(self, fresh: Samples, n_new: int) -> Window:
+    def _window(self, fresh: Samples) -> Window:
         n_frames, size = self._fbank.n_frames, self.spec.window_frames
         end = self._pieces[-1].at + self.spec.fbank.samples(n_frames)
         heard = level(fresh)
-        self._quiet = self._quiet + n_new if heard.rms_dbfs < self._gate_dbfs else 0
+        self._quiet = self._quiet + len(fresh) if heard.rms_dbfs < self._gate_dbfs else 0
         return Window(
             stream_id=self.stream_id,
             start=end - self.spec.fbank.samples(size),
@@ -194,7 +194,7 @@ class Stream:
             fbank=self._fbank.window(),
             coverage=min(n_frames, size) / size,
             level=heard,
-            is_gated=self._quiet >= min(n_frames, size),
+            is_gated=self._quiet >= min(self._fed, self.spec.fbank.samples(size)),
         )
 
     def _finish(self) -> Window | SegmentEnd:

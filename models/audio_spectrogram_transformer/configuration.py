@@ -51,6 +51,10 @@ class ASTConfig:
     problem_type: str | None = None
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.type is int and (not isinstance(value, int) or value < 1):
+                raise CheckpointError(f"{item.name} {value!r} is not a whole number of at least 1")
         if self.hidden_size % self.num_attention_heads:
             raise CheckpointError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
@@ -87,7 +91,10 @@ class ASTConfig:
         known = {f.name for f in fields(cls)}
         picked = {name: value for name, value in values.items() if name in known}
         if "id2label" in picked:
-            picked["id2label"] = {int(i): label for i, label in picked["id2label"].items()}
+            try:
+                picked["id2label"] = {int(i): label for i, label in picked["id2label"].items()}
+            except (AttributeError, ValueError):
+                raise CheckpointError("id2label is not an object of label numbers and names") from None
         elif "num_labels" in values:
             picked["id2label"] = {i: f"LABEL_{i}" for i in range(values["num_labels"])}
         picked["label_ids"] = tuple(picked.get("label_ids", ()))

@@ -40,7 +40,7 @@ class ASTFeatureExtractor:
         """Features of one clip (n,) or several, samples in [-1, 1]: `{"input_values": (B, T, M)}`.
 
         Raises:
-            ValueError: the wrong rate, or a clip that is not mono.
+            ValueError: the wrong rate, or a clip that is not mono or is shorter than a frame.
         """
         if sampling_rate is not None and sampling_rate != self.spec.sample_rate:
             raise ValueError(f"sampling_rate {sampling_rate}: this extractor was made for {self.spec.sample_rate} Hz")
@@ -48,8 +48,10 @@ class ASTFeatureExtractor:
         return {"input_values": np.stack([self._extract(np.asarray(clip, np.float32)) for clip in clips])}
 
     def _extract(self, clip: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        if clip.ndim != 1:
-            raise ValueError(f"a clip of shape {clip.shape}: only mono is supported, one dimension a clip")
+        if clip.ndim != 1 or len(clip) < self.spec.frame_length:
+            raise ValueError(
+                f"a clip of shape {clip.shape}: one channel is needed, (n,) with n at least {self.spec.frame_length}"
+            )
         return clip_features(clip, self.spec, self.max_length)
 
     @classmethod

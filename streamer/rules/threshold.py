@@ -78,13 +78,15 @@ class Rule:
         self._over: deque[tuple[int, float] | None] = deque(maxlen=config.of_windows)  # newest hop's start, and score
         self._open: Event | None = None
         self._last = (0, 0)  # [start, end) of the last window over offset_threshold
+        self._is_over = False  # whether that is the newest one
         self._armed_at = 0  # position from which a start is allowed again
 
     def update(self, scores: Scores) -> list[Event]:
         """Take one window's scores; return the start or end it brought."""
         label = max(self._labels, key=lambda i: float(scores.scores[i]))
         score = float(scores.scores[label])
-        if score >= self.config.offset_threshold:
+        self._is_over = score >= self.config.offset_threshold
+        if self._is_over:
             self._last = (scores.start, scores.end)
         if self._open is None:
             return self._maybe_start(scores, label, score)
@@ -92,13 +94,13 @@ class Rule:
         if scores.end - self._last[1] >= max(1, self._release):
             return [self._end(scores.end, self._last[0], Reason.QUIET)]
         if self._max_duration and scores.end - self._open.onset >= self._max_duration:
-            return [self._end(scores.end, scores.end, Reason.MAX_DURATION)]
+            return [self._end(scores.end, self._sounds_to(scores.end), Reason.MAX_DURATION)]
         return []
 
     def flush(self, at: int, reason: Reason) -> list[Event]:
         """End the open event, if any: sound stops at `at`, and what comes later is another stretch."""
         self._over.clear()
-        return [self._end(at, at, reason)] if self._open else []
+        return [self._end(at, self._sounds_to(at), reason)] if self._open else []
 
     def _maybe_start(self, scores: Scores, label: int, score: float) -> list[Event]:
         is_over = score >= self.config.onset_threshold and scores.end >= self._armed_at
@@ -121,6 +123,10 @@ class Rule:
             level_dbfs=scores.level.rms_dbfs,
         )
         return [self._open]
+
+    def _sounds_to(self, at: int) -> int:
+        """Where an event cut off at `at` ended: there, or before, when the sound had left and was being waited for."""
+        return at if self._is_over else self._last[0]
 
     def _end(self, at: int, offset: int, reason: Reason) -> Event:
         assert self._open is not None

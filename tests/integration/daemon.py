@@ -1,4 +1,4 @@
-"""The daemon as its user runs it, and a subscriber that is not ours: processes of their own, with patience and a log."""
+"""The daemon as its user runs it, and a subscriber that is not ours: processes of their own, with a log."""
 
 import json
 import os

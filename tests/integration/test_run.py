@@ -89,10 +89,8 @@ def test_microphone_to_mqtt_through_every_outage(tmp_path):
 
 
 def retained(port: int, topic: str) -> str:
-    done = subprocess.run(
-        ["mosquitto_sub", "-p", str(port), "-t", topic, "-C", "1", "-W", "5"], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
+    command = ["mosquitto_sub", "-p", str(port), "-t", topic, "-C", "1", "-W", "5"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_file_gives_the_same_events_through_detect_and_through_run(tmp_path):
@@ -101,14 +99,15 @@ def test_file_gives_the_same_events_through_detect_and_through_run(tmp_path):
         config = FILE.format(path=scene, realtime="false", port=broker.port)
         with Subscriber(broker.port) as heard, Daemon(config, tmp_path) as daemon:
             assert daemon.process.wait(60) == 0  # a file comes to its end
-            heard.wait_for("streamer/garage/status", "offline", after=heard.wait_for("streamer/garage/status", "online"))
+            online = heard.wait_for("streamer/garage/status", "online")
+            heard.wait_for("streamer/garage/status", "offline", after=online)
             live = [json.loads(payload) for topic, payload in heard.messages if topic.endswith("/event")]
         (tmp_path / "detect.yaml").write_text(config)
         command = [sys.executable, "-m", "streamer.cli", "detect", str(scene), "-c", str(tmp_path / "detect.yaml")]
         done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
         replayed = [json.loads(line) for line in done.stdout.splitlines()]
-    facts = ("event_type", "rule", "label", "onset_s", "offset_s", "end_reason", "score_peak")
-    assert [[event[name] for name in facts] for event in live] == [[event[name] for name in facts] for event in replayed]
+    names = ("event_type", "rule", "label", "onset_s", "offset_s", "end_reason", "score_peak")
+    assert [[event[name] for name in names] for event in live] == [[event[name] for name in names] for event in replayed]
     starts = [event["onset_s"] for event in live if event["event_type"] == "start"]
     assert starts == [pytest.approx(3.2, abs=1.0), pytest.approx(24.0, abs=1.0)]
 
@@ -116,15 +115,18 @@ def test_file_gives_the_same_events_through_detect_and_through_run(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stop_ends_open_events(tmp_path, number):
     scene = write_scene(tmp_path / "scene.wav", 60.0, ((0.5, 50.0),))
-    with Broker(tmp_path) as broker, Subscriber(broker.port) as heard:
-        with Daemon(FILE.format(path=scene, realtime="true", port=broker.port), tmp_path) as daemon:
-            _, started = heard.wait_for_event("start")
-            code, seconds = daemon.stop(number)
-            _, ended = heard.wait_for_event("end")
-            assert (code, ended["id"], ended["end_reason"]) == (0, started["id"], "stop")
-            assert seconds < 5
-            heard.wait_for("streamer/garage/room/status", "offline", after=1)
-            assert "Traceback" not in daemon.log
+    with (
+        Broker(tmp_path) as broker,
+        Subscriber(broker.port) as heard,
+        Daemon(FILE.format(path=scene, realtime="true", port=broker.port), tmp_path) as daemon,
+    ):
+        at, started = heard.wait_for_event("start")
+        code, seconds = daemon.stop(number)
+        _, ended = heard.wait_for_event("end")
+        assert (code, ended["id"], ended["end_reason"]) == (0, started["id"], "stop")
+        assert seconds < 5
+        heard.wait_for("streamer/garage/room/status", "offline", after=at)
+        assert "Traceback" not in daemon.log
 
 
 def test_stop_is_quick_without_a_broker_too(tmp_path):

@@ -1,7 +1,7 @@
 """The threshold rule, in tables: one character a hop of 1 s, a window 4 s long.
 
-`scores` are tenths, `.` is 0. Below them stands when the rule spoke: `(` a start, `)` an end. A sound stays in 4 windows,
-so one that fills a single hop scores four times, and its end is the start of the last of those windows.
+`scores` are tenths, `.` is 0. Below them stands when the rule spoke: `(` a start, `)` an end. A sound stays in 4
+windows, so one that fills a single hop scores four times, and its end is the start of the last of those windows.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ WINDOW = 4 * HOP
 INFO = StreamInfo("mic", "garage", 1.0, 4.0, HOP, ("Bark", "Growling", "Rain"), ("/m/1", "/m/2", "/m/3"))
 
 
-def rule(labels: tuple[str, ...] = ("Bark",), **options: float | None) -> Rule:
+def rule(labels: tuple[str, ...] = ("Bark",), /, **options: float | None) -> Rule:
     ids = count(1)
     config = Config.model_validate({"labels": list(labels), "release_s": 1.0, **options})
     return build(config, "dog", INFO, lambda: f"event {next(ids)}")
@@ -71,8 +71,6 @@ def check(scores: str, spoke: str, events: str, **options: float | None) -> None
      "..(.......).", "start@2 end@2..6 quiet"),
     ("9999........",
      "(...).......", "start@0 end@0..0 quiet"),             # never before the onset
-    ("....6666....",
-     "....(...)...", "start@4 end@4..4 quiet"),             # at onset_threshold is over it
     ("....5555....",
      "............", ""),
     ("..594555555.",
@@ -90,6 +88,10 @@ def check(scores: str, spoke: str, events: str, **options: float | None) -> None
 ])  # fmt: skip
 def test_two_thresholds(scores: str, spoke: str, events: str) -> None:
     check(scores, spoke, events, onset_threshold=0.6, offset_threshold=0.4)
+
+
+def test_a_score_at_a_threshold_is_over_it() -> None:
+    check("..5555.4..", "..(...)...", "start@2 end@2..2 quiet", onset_threshold=0.5, offset_threshold=0.5)
 
 
 @pytest.mark.parametrize(("scores", "spoke", "events"), [
@@ -162,6 +164,13 @@ def test_the_end_of_sound_ends_an_open_event_there(reason: Reason) -> None:
     assert said(started + ended) == f"start@2 end@2..4.37 {reason}"
     assert (ended[0].at, ended[0].id) == (4 * HOP + 37, started[0].id)
     assert one.flush(4 * HOP + 37, reason) == []
+
+
+def test_an_end_while_release_is_awaited_is_where_the_sound_left() -> None:
+    one = rule(release_s=9.0)
+    started = play(one, "..99999..")
+    assert said(started + one.flush(9 * HOP, Reason.STOP)) == "start@2 end@2..3 stop"
+    check("..99999......", "..(......)...", "start@2 end@2..3 max_duration", release_s=9.0, max_duration_s=8.0)
 
 
 def test_the_end_of_sound_says_nothing_where_nothing_is_open() -> None:

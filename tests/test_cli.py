@@ -1,0 +1,107 @@
+"""The command line: exit codes, sentences, what goes where."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from streamer import cli
+
+
+def run(*arguments, **options):
+    command = [sys.executable, "-m", "streamer.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+
+
+def test_labels_are_the_starters(capsys):
+    assert cli.main(["labels", "--json"]) == 0
+    labels = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"label": "Smoke detector, smoke alarm", "label_id": "/m/01y3hg"} in labels
+    assert len(labels) == 13
+
+
+def test_default_configuration_has_a_rule_for_each_label(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["check", "--print"]) == 0
+    shown = capsys.readouterr().out
+    cli.main(["labels", "--json"])
+    for line in capsys.readouterr().out.splitlines():
+        assert json.loads(line)["label"] in shown
+
+
+def test_check_reports_every_mistake_and_exits_2(tmp_path, capsys):
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        "node: garage\n"
+        "streams:\n"
+        "  mic: {source: {type: microfone}, hop_s: 0.123}\n"
+        "rules:\n"
+        "  bark: {type: threshold, labels: [Bark], onset_treshold: 0.5}\n"
+    )
+    assert cli.main(["check", "-c", str(path)]) == 2
+    mistakes = capsys.readouterr().err.splitlines()
+    assert len(mistakes) == 3
+    assert [mistake.split(":")[1] for mistake in mistakes] == ["3", "3", "5"]
+    assert "Did you mean 'microphone'?" in mistakes[0]
+    assert "Did you mean 'onset_threshold'?" in mistakes[2]
+
+
+def test_check_knows_the_models_labels(tmp_path, capsys):
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        "node: garage\n"
+        "streams: {mic: {source: {type: microphone}}}\n"
+        "rules:\n"
+        "  bark: {type: threshold, labels: [Barking]}\n"
+    )
+    assert cli.main(["check", "-c", str(path)]) == 2
+    assert capsys.readouterr().err == (
+        f"{path}:4: rules.bark.labels: label 'Barking' is not one of the model's; "
+        "run 'streamer labels' for the list\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "detect", "tag"])
+def test_bad_configuration_exits_2_before_anything_else(tmp_path, capsys, command):
+    files = [] if command == "run" else ["x.wav"]
+    assert cli.main([command, *files, "-c", str(tmp_path / "none.yaml")]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_unknown_checkpoint_names_the_known_ones(capsys):
+    assert cli.main(["labels", "--model", "nope"]) == 2
+    assert capsys.readouterr().err == (
+        "checkpoint 'nope' not found; known: starter, "
+        "or give the path of a folder with config.json and model.safetensors\n"
+    )
+
+
+def test_bad_files_are_named_and_the_others_go_on(tmp_path):
+    text, empty, good = tmp_path / "text.wav", tmp_path / "empty.wav", tmp_path / "good.wav"
+    text.write_text("no sound")
+    empty.touch()
+    soundfile.write(good, np.zeros((44100, 2)), 44100)
+    done = run("tag", text, empty, good, tmp_path / "none.wav", "--json")
+    assert done.returncode == 2
+    assert [json.loads(line)["file"] for line in done.stdout.splitlines()] == [str(good)]
+    sentences = done.stderr.splitlines()
+    assert len(sentences) == 3
+    assert sentences[0].startswith(f"{text}: not an audio file")
+    assert sentences[1] == f"{empty}: empty: it holds no sound"
+    assert sentences[2] == f"{tmp_path / 'none.wav'}: no such file; check the path"
+
+
+def test_silence_is_no_event_and_stdout_stays_empty(tmp_path):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(16000 * 15), 16000)
+    done = run("detect", tmp_path / "silence.wav", "--json")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("arguments", [["fly"], ["demo", "--seconds", "0"], ["tag"], ["tag", "x.wav", "--top", "0"]])
+def test_bad_arguments_exit_2(arguments):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2

@@ -1,0 +1,174 @@
+"""The engine: ready streams share a forward pass, and every output arrives once, in order."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from models.spec import Activation
+from streamer.audio.clock import Clock
+from streamer.audio.ring import Ring
+from streamer.core import Reason, Samples, Scores, SegmentEnd
+from streamer.engine import Engine, activate
+from streamer.errors import BackendError
+from streamer.stats import Stats
+from streamer.stream import Stream
+from tests.fakes import FakeBackend, loudness, spec_of, wait_for
+
+SPEC = spec_of("Siren", "Quiet", window_frames=40)
+FIRST = 9 * 160 + 400  # samples of the first hop of 0.1 s
+HOP = 1600
+SIZE = 39 * 160 + 400  # samples of a window
+NOISE = np.random.default_rng(3).normal(0, 0.1, 16000).astype(np.float32)
+SILENCE = np.zeros(16000, np.float32)
+
+
+def hear(window: Samples) -> Sequence[float]:
+    return (4.0, -4.0) if loudness(window) > 0 else (-4.0, 4.0)
+
+
+class Room:
+    """Streams in front of a fake model, and what came out."""
+
+    def __init__(self, *names: str, gate_dbfs: float | None = None, backend: FakeBackend | None = None) -> None:
+        self.backend = backend or FakeBackend(SPEC, hear)
+        self.stats = Stats()
+        self.outputs: list[Scores | SegmentEnd] = []
+        streams = [Stream(name, SPEC, 0.1, gate_dbfs) for name in names]
+        self.rings = {name: Ring(64000, 16000) for name in names}
+        for stream in streams:
+            stream.attach(self.rings[stream.stream_id], Clock(16000), "every")
+        self.engine = Engine(self.backend, streams, self.outputs.append, self.stats)
+
+    def said(self) -> list[tuple[str, int, str]]:
+        """Stream, position and best label of every output since the last time."""
+        told = [
+            (output.stream_id, output.end, SPEC.labels[int(output.scores.argmax())])
+            if isinstance(output, Scores)
+            else (output.stream_id, output.at, output.reason.value)
+            for output in self.outputs
+        ]
+        self.outputs.clear()
+        return told
+
+
+def test_a_step_without_sound_does_nothing() -> None:
+    room = Room("a", "b")
+    assert room.engine.step() is False
+    assert (room.outputs, room.backend.batches) == ([], [])
+
+
+def test_streams_that_are_ready_share_one_forward_pass() -> None:
+    room = Room("a", "b", "c")
+    room.rings["a"].write(NOISE[: FIRST + HOP])
+    room.rings["c"].write(SILENCE[:FIRST])
+    assert room.engine.step() is True
+    assert room.backend.batches == [2]
+    assert room.said() == [("a", FIRST, "Siren"), ("c", FIRST, "Quiet")]
+    room.rings["b"].write(NOISE[:FIRST])
+    assert room.engine.step() is True
+    assert room.backend.batches == [2, 2]
+    assert room.said() == [("a", FIRST + HOP, "Siren"), ("b", FIRST, "Siren")]
+    assert room.engine.step() is False
+
+
+def test_scores_belong_to_their_window() -> None:
+    room = Room("a")
+    room.rings["a"].write(NOISE[:FIRST])
+    room.engine.step()
+    [scores] = room.outputs
+    assert isinstance(scores, Scores)
+    assert (scores.stream_id, scores.start, scores.end, scores.hop) == ("a", FIRST - SIZE, FIRST, FIRST)
+    assert scores.level.rms_dbfs == pytest.approx(-20, abs=0.5)
+    np.testing.assert_allclose(scores.scores, [1 / (1 + np.exp(-4)), 1 / (1 + np.exp(4))], rtol=1e-6)
+    assert scores.scores.dtype == np.float32
+
+
+def test_the_end_of_a_stream_comes_after_its_scores_and_beside_the_others() -> None:
+    room = Room("a", "b")
+    room.rings["a"].write(NOISE[:FIRST])
+    room.rings["a"].close(Reason.SOURCE_LOST)
+    room.rings["b"].write(NOISE[: FIRST + HOP])
+    while room.engine.step():
+        pass
+    assert room.said() == [
+        ("a", FIRST, "Siren"), ("b", FIRST, "Siren"),
+        ("a", FIRST, "source_lost"), ("b", FIRST + HOP, "Siren"),
+    ]  # fmt: skip
+
+
+def test_gated_windows_score_zero_without_the_model() -> None:
+    room = Room("a", "b", gate_dbfs=-50)
+    room.rings["a"].write(SILENCE[:FIRST])
+    room.rings["b"].write(NOISE[:FIRST])
+    room.engine.step()
+    room.rings["a"].write(SILENCE[:HOP])
+    room.engine.step()
+    assert room.backend.batches == [1], "only the loud one"
+    quiet, loud, still_quiet = (output for output in room.outputs if isinstance(output, Scores))
+    assert (quiet.stream_id, loud.stream_id, still_quiet.stream_id) == ("a", "b", "a")
+    np.testing.assert_array_equal([quiet.scores, still_quiet.scores], np.zeros((2, 2)))
+    assert loud.scores.max() > 0.9
+    assert (room.stats.snapshot()["windows"], room.stats.snapshot()["gated"]) == (3, 2)
+
+
+@pytest.mark.parametrize(("activation", "expected"), [
+    ("sigmoid", [[0.5, 0.880797, 0.119203], [1.0, 0.0, 0.5]]),
+    ("softmax", [[0.114195, 0.843795, 0.042010], [1.0, 0.0, 0.0]]),
+])  # fmt: skip
+def test_activation(activation: Activation, expected: list[list[float]]) -> None:
+    logits = np.array([[0, 2, -2], [1000, -1000, 0]], np.float32)
+    if activation == "softmax":
+        logits[0] = [0, 2, -1]
+    scores = activate(logits, activation)
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+    assert scores.dtype == np.float32
+
+
+# -- its thread --------------------------------------------------------------------------------------------------------
+
+
+def unexpected(error: BaseException) -> None:
+    raise AssertionError("the engine failed") from error
+
+
+def test_the_thread_scores_what_comes_in() -> None:
+    room = Room("a")
+    room.engine.start(unexpected)
+    room.rings["a"].write(NOISE[: FIRST + HOP])
+    wait_for(lambda: len(room.outputs) == 2, "two windows")
+    room.engine.stop()
+    assert room.said() == [("a", FIRST, "Siren"), ("a", FIRST + HOP, "Siren")]
+
+
+def test_stop_drains_what_is_queued_and_ends_the_thread() -> None:
+    room = Room("a")
+    room.rings["a"].write(NOISE[: FIRST + 3 * HOP])
+    room.rings["a"].close(Reason.STOP)
+    room.engine.start(unexpected)
+    room.engine.stop()
+    assert [at for _, at, _ in room.said()] == [FIRST, FIRST + HOP, FIRST + 2 * HOP, FIRST + 3 * HOP, FIRST + 3 * HOP]
+    assert "engine" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_stop_without_a_thread() -> None:
+    Room("a").engine.stop()
+
+
+class Broken(FakeBackend):
+    def infer(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        raise BackendError("the model melted")
+
+
+def test_a_model_that_breaks_is_told_and_ends_the_thread() -> None:
+    room = Room("a", backend=Broken(SPEC, hear))
+    failures: list[BaseException] = []
+    room.engine.start(failures.append)
+    room.rings["a"].write(NOISE[:FIRST])
+    wait_for(lambda: failures, "the failure")
+    room.engine.stop()
+    assert [str(error) for error in failures] == ["the model melted"]
+    assert room.outputs == []
+    assert "engine" not in {thread.name for thread in threading.enumerate()}

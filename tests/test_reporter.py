@@ -1,0 +1,171 @@
+"""What rules notice, as the messages that were promised to the outside."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamer.core import Event, Level, Message, Phase, Reason, Scores, SegmentEnd, Status, StreamInfo
+from streamer.reporter import Reporter, level_message, status_message
+from streamer.rules.threshold import Config, build
+
+RATE = 16000
+EPOCH = datetime(2026, 11, 22, 12, 0, 0, 230_000, UTC)
+INFO = StreamInfo(
+    "mic", "garage", 1.0, 10.24, RATE,
+    ("Smoke detector, smoke alarm", "Bark"), ("/m/01y3hg", "/m/05tny_"),
+    {"name": "starter", "revision": "sha256:0123"},
+)  # fmt: skip
+SILENT = Level(-120.0, -120.0, 0)
+
+
+def reporter(utc: Callable[[int], datetime] = lambda at: EPOCH + timedelta(seconds=at / RATE)) -> Reporter:
+    """Two rules, each on one label, that end with the first window under."""
+    ids = count(1)
+    rules = {
+        name: build(Config(labels=[label], release_s=0.0), name, INFO, lambda: f"01J{next(ids)}")
+        for name, label in (("smoke_alarm", INFO.labels[0]), ("dog_bark", INFO.labels[1]))
+    }
+    return Reporter(INFO, rules, utc, lambda at: at // RATE)
+
+
+def scores(second: int, *values: float, level: Level = SILENT) -> Scores:
+    """Of the window whose newest hop ends at `second`."""
+    end = second * RATE
+    return Scores("mic", end - 164_080, end, RATE, np.array(values, np.float32), level)
+
+
+def payloads(messages: list[Message], topic: str) -> list[Any]:
+    return [message.payload for message in messages if message.topic == topic]
+
+
+def play(one: Reporter) -> list[Message]:
+    """Silence, a smoke alarm from second 11 until the window that ends at second 24 is the last to hold it, silence."""
+    outputs = [scores(11, 0.1, 0), scores(12, 0.91234, 0, level=Level(-23.14, -3.0, 2)), scores(13, 0.95, 0)]
+    outputs += [scores(second, 0.5, 0) for second in range(14, 25)] + [scores(25, 0.05, 0)]
+    return [message for output in outputs for message in one.report(output)]
+
+
+def test_the_payload_of_events_is_what_was_promised() -> None:
+    start, end = payloads(play(reporter()), "mic/event")
+    both = {
+        "v": 1, "id": "01J1", "node": "garage", "stream": "mic", "rule": "smoke_alarm",
+        "label": "Smoke detector, smoke alarm", "label_id": "/m/01y3hg",
+        "onset": "2026-11-22T12:00:11.230Z", "onset_s": 11.0, "level_dbfs": -23.1,
+        "window_s": 10.24, "hop_s": 1.0, "model": {"name": "starter", "revision": "sha256:0123"}, "replayed": False,
+    }  # fmt: skip
+    assert start == both | {
+        "event_type": "start", "score": 0.9123, "score_peak": 0.9123, "offset": None, "offset_s": None,
+        "duration_s": None, "end_reason": None, "latency_ms": 12, "seq": 1,
+    }  # fmt: skip
+    assert end == both | {
+        "event_type": "end", "score": 0.05, "score_peak": 0.95, "offset": "2026-11-22T12:00:13.975Z",
+        "offset_s": 13.745, "duration_s": 2.745, "end_reason": "quiet", "latency_ms": 25, "seq": 2,
+    }  # fmt: skip
+
+
+def test_an_onset_is_told_the_same_at_the_end_though_the_clock_was_set() -> None:
+    drifting = iter(range(1000))
+    start, end = payloads(play(reporter(lambda at: EPOCH + timedelta(seconds=next(drifting)))), "mic/event")
+    assert start["onset"] == end["onset"] == "2026-11-22T12:00:00.230Z"
+
+
+def test_topics_qos_and_retain() -> None:
+    messages = play(reporter())
+    assert {(message.topic, message.qos, message.retain) for message in messages} == {
+        ("mic/event", 1, False),
+        ("mic/smoke_alarm/state", 1, True),
+        ("mic/level", 0, False),
+    }
+    assert not any(label in message.topic for message in messages for label in INFO.labels)
+
+
+def test_the_state_of_a_rule_is_retained_on_and_off() -> None:
+    messages = play(reporter())
+    idle = {"state": "OFF", "event_id": None, "label": None, "score": None, "onset": None}
+    on = {
+        "state": "ON", "event_id": "01J1", "label": "Smoke detector, smoke alarm",
+        "score": 0.9123, "onset": "2026-11-22T12:00:11.230Z",
+    }  # fmt: skip
+    assert payloads(messages, "mic/smoke_alarm/state") == [on, idle]
+    assert [(message.topic, message.payload, message.retain) for message in reporter().idle()] == [
+        ("mic/smoke_alarm/state", idle, True),
+        ("mic/dog_bark/state", idle, True),
+    ]
+
+
+def test_events_are_numbered_in_their_stream() -> None:
+    one = reporter()
+    messages = [m for second, bark in enumerate([0.9, 0, 0.9, 0]) for m in one.report(scores(20 + second, 0.9, bark))]
+    assert [(event["seq"], event["rule"], event["event_type"]) for event in payloads(messages, "mic/event")] == [
+        (1, "smoke_alarm", "start"), (2, "dog_bark", "start"), (3, "dog_bark", "end"),
+        (4, "dog_bark", "start"), (5, "dog_bark", "end"),
+    ]  # fmt: skip
+
+
+def test_the_end_of_sound_ends_events_there_once() -> None:
+    one = reporter()
+    list(one.report(scores(12, 0.9, 0.9)))
+    messages = list(one.report(SegmentEnd("mic", 12 * RATE + 800, Reason.SOURCE_LOST)))
+    ends = payloads(messages, "mic/event")
+    assert [(event["rule"], event["offset_s"], event["end_reason"]) for event in ends] == [
+        ("smoke_alarm", 12.05, "source_lost"), ("dog_bark", 12.05, "source_lost"),
+    ]  # fmt: skip
+    assert payloads(messages, "mic/level") == [], "no sound, no level"
+    assert list(one.stop()) == []
+
+
+def test_stop_ends_what_is_open_once() -> None:
+    one = reporter()
+    list(one.report(scores(12, 0.9, 0)))
+    list(one.report(scores(13, 0.9, 0)))
+    [end] = payloads(list(one.stop()), "mic/event")
+    assert (end["event_type"], end["offset_s"], end["end_reason"]) == ("end", 13.0, "stop")
+    assert list(one.stop()) == []
+
+
+def test_stop_before_anything_was_heard() -> None:
+    assert list(reporter().stop()) == []
+
+
+def test_silence_is_minus_120_dbfs() -> None:
+    [level] = payloads(list(reporter().report(scores(11, 0, 0))), "mic/level")
+    assert level == {"rms_dbfs": -120.0, "peak_dbfs": -120.0, "clipped": 0}
+    one = reporter()
+    [start] = payloads(list(one.report(scores(12, 0.9, 0))), "mic/event")
+    assert start["level_dbfs"] == -120.0
+
+
+def test_a_level() -> None:
+    assert level_message("mic", Level(-23.16, -0.34, 3)) == Message(
+        "mic/level", {"rms_dbfs": -23.2, "peak_dbfs": -0.3, "clipped": 3}, qos=0
+    )
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_a_status_is_retained(status: Status) -> None:
+    assert status_message("mic", status) == Message("mic/status", status.value, retain=True)
+
+
+class Progressing:
+    """A rule with news of its open event in each window."""
+
+    def update(self, scores: Scores) -> list[Event]:
+        start = Event("01J1", "mic", "bark", 1, Phase.START, scores.end, 0, None, 0.8, 0.8, -30.0)
+        return [start, replace(start, phase=Phase.UPDATE, score=0.7)]
+
+    def flush(self, at: int, reason: Reason) -> list[Event]:
+        return []
+
+
+def test_an_update_is_an_event_but_no_change_of_state() -> None:
+    one = Reporter(INFO, {"bark": Progressing()}, lambda _: EPOCH, lambda _: None)
+    messages = list(one.report(scores(1, 0, 0)))
+    assert [message.topic for message in messages] == ["mic/level", "mic/event", "mic/bark/state", "mic/event"]
+    start, update = payloads(messages, "mic/event")
+    assert (start["event_type"], update["event_type"], update["seq"]) == ("start", "update", 2)
+    assert update == start | {"event_type": "update", "score": 0.7, "seq": 2}
