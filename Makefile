@@ -14,7 +14,7 @@ setup: .venv/ready
 	touch $@
 
 system:
-	@command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] && command -v mosquitto_sub >/dev/null && command -v pulseaudio >/dev/null && ldconfig -p | grep -q libportaudio || \
+	@command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] && command -v mosquitto_sub >/dev/null && command -v pulseaudio >/dev/null && PATH="$$PATH:/sbin:/usr/sbin" ldconfig -p | grep -q libportaudio || \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(DEBIAN) >/dev/null; \
 	else \

@@ -50,7 +50,7 @@ def main():
     parser.add_argument("--model")
     args = parser.parse_args()
     settings = cli._settings(args)  # noqa: SLF001
-    backend = edges.build_backend(settings.model)
+    backend = edges.build_backend(settings)
     stream = next(iter(settings.streams))
 
     def labels(path):

@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from models.checkpoint import CheckpointError
 from streamer.errors import ConfigError, SourceError, StreamerError
 
 if TYPE_CHECKING:
+    from models import ModelSpec
     from streamer.backends.base import Backend
     from streamer.config import Settings
 
@@ -53,14 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Listen until told to stop."""
-    from streamer.app import App
+    for number in (signal.SIGINT, signal.SIGTERM):  # until the daemon takes over
+        signal.signal(number, lambda *_: sys.exit(OK))
+    from streamer.app import serve
 
-    settings = _settings(args)
-
-    async def listen() -> None:
-        await App(settings).run()
-
-    asyncio.run(listen())
+    asyncio.run(serve(_settings(args)))
     return OK
 
 
@@ -101,7 +100,7 @@ def tag(args: argparse.Namespace) -> int:
     """Print the scores of recordings' windows."""
     from streamer.tag import tag as scores_of
 
-    backend = _backend(_settings(args))
+    backend = _backend(_settings(args, for_model=False))
 
     def row(window: dict[str, Any]) -> str:
         scores = "  ".join(f"{entry['label']} {entry['score']:.2f}" for entry in window["scores"])
@@ -147,24 +146,12 @@ def labels(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> int:
     """Report every mistake of a configuration."""
-    from models import load_spec
     from streamer import config, edges
-    from streamer.line import build_line
-    from streamer.stats import Stats
 
     if args.schema:
         print(json.dumps(config.schema(edges.edge_configs()), indent=2))
         return OK
     settings = _settings(args)
-    spec = load_spec(settings.model.checkpoint)
-    mistakes: dict[str, None] = {}
-    for name in settings.streams:
-        try:
-            build_line(settings, name, spec, Stats())
-        except ConfigError as error:
-            mistakes |= dict.fromkeys(error.mistakes)
-    if mistakes:
-        raise ConfigError(*mistakes)
     print(config.effective(settings) if args.print else f"{_config_path(args)}: no mistakes")
     return OK
 
@@ -201,14 +188,23 @@ def _packaged_config() -> Path:
     return beside if beside.is_file() else package.parent / "config.yaml"
 
 
-def _settings(args: argparse.Namespace) -> "Settings":
+def _settings(args: argparse.Namespace, *, for_model: bool = True) -> "Settings":
+    """The configuration, with the model of --model; unless `for_model`, its rules need not fit that model."""
+    from models import load_spec
     from streamer import config, edges
 
-    settings = config.load(_config_path(args), edges.edge_config)
-    if getattr(args, "model", None):
-        settings = settings.model_copy(
-            update={"model": settings.model.model_copy(update={"checkpoint": args.model})}
-        )
+    model = getattr(args, "model", None)
+    asked = load_spec(model) if model else None
+
+    def spec_of(checkpoint: str) -> "ModelSpec":
+        try:
+            return asked or load_spec(checkpoint)
+        except CheckpointError as error:
+            raise ConfigError(str(error)) from None
+
+    settings = config.load(_config_path(args), edges.edge_config, spec_of if for_model else None)
+    if model:
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"checkpoint": model})})
     return settings
 
 
@@ -221,7 +217,7 @@ def _default_settings() -> "Settings":
 def _backend(settings: "Settings") -> "Backend":
     from streamer import edges
 
-    return edges.build_backend(settings.model)
+    return edges.build_backend(settings)
 
 
 def _parser() -> argparse.ArgumentParser:

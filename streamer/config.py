@@ -7,11 +7,11 @@ The edges (sources, rules, sinks) bring their own models; who reads a file passe
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 from unicodedata import normalize
 
 import yaml
@@ -22,21 +22,20 @@ from pydantic import (
     Field,
     PrivateAttr,
     SerializeAsAny,
-    ValidationError,
     WithJsonSchema,
     create_model,
     field_validator,
 )
 
+from models.spec import ModelSpec
 from streamer.document import Document, KeyPath, dotted, read, unset_sentence
 from streamer.errors import ConfigError
-from streamer.mistakes import did_you_mean, explain
+from streamer.mistakes import did_you_mean, misfits, validated
 
 EdgeConfig = Callable[[str, str], type[BaseModel]]
-M = TypeVar("M", bound=BaseModel)
+SpecOf = Callable[[str], ModelSpec]
 
 FRAME_S = 0.01  # one fbank row; a hop is a whole number of them
-WINDOW_FRAMES = 1024  # a longer hop would skip sound between two windows
 NAME = r"[a-z0-9_-]+"  # names stand in MQTT topics
 DEVICE = r"auto|cpu|cuda(:[0-9]+)?"
 
@@ -66,12 +65,12 @@ class _Strict(BaseModel):
 
 
 class ModelConfig(_Strict):
-    """Which model runs, and on what. `checkpoint` is a bundled name, a folder or a hub id."""
+    """Which model runs, and on what. `checkpoint` is a bundled name or a folder."""
 
     checkpoint: Annotated[str, Field(min_length=1)] = "starter"
     backend: str = "local"
     device: Annotated[str, Field(json_schema_extra={"pattern": f"^({DEVICE})$"})] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
     @field_validator("device")
     @classmethod
@@ -99,8 +98,8 @@ class StreamConfig(_Strict):
     @classmethod
     def _check_hop(cls, hop_s: float) -> float:
         frames = round(hop_s / FRAME_S)
-        if abs(hop_s / FRAME_S - frames) > 1e-6 or not 1 <= frames <= WINDOW_FRAMES:
-            raise ValueError(f"must be a multiple of 0.01 from 0.01 to 10.24 seconds, not {hop_s:g}")
+        if abs(hop_s / FRAME_S - frames) > 1e-6 or frames < 1:
+            raise ValueError(f"must be a multiple of 0.01 seconds, and at least 0.01, not {hop_s:g}")
         return hop_s
 
     @field_validator("rules", mode="before")
@@ -146,12 +145,14 @@ def _changed(rule: BaseModel, changes: Any) -> BaseModel:
     return type(rule).model_validate_json(json.dumps(options), strict=False)  # they were checked on loading
 
 
-def load(path: str | Path, edge_config: EdgeConfig) -> Settings:
+def load(path: str | Path, edge_config: EdgeConfig, spec_of: SpecOf | None = None) -> Settings:
     """Read the file at `path`.
 
     Args:
         edge_config: kind ("source", "rule", "sink" or "backend") and type name -> that edge's model.
             Raises `UnknownType` where there is none.
+        spec_of: checkpoint -> what its model says of itself; raises `ConfigError` where there is none.
+            Without it, labels and the lengths of hops are not checked.
 
     Raises:
         ConfigError: the file can't be read or has mistakes: all of them, in the order of the file.
@@ -168,13 +169,13 @@ def load(path: str | Path, edge_config: EdgeConfig) -> Settings:
         line = error.object.count(b"\n", 0, error.start) + 1
         byte = error.object[error.start]
         raise ConfigError(f"{path}:{line}: byte {byte:#04x} is not UTF-8; save the file as UTF-8") from None
-    return parse(text, str(path), edge_config)
+    return parse(text, str(path), edge_config, spec_of)
 
 
-def parse(text: str, name: str, edge_config: EdgeConfig) -> Settings:
+def parse(text: str, name: str, edge_config: EdgeConfig, spec_of: SpecOf | None = None) -> Settings:
     """As `load`, of text that came from a file called `name`."""
     check = _Check(read(text, name), edge_config)
-    shape = check.model(Settings, check.document.data, ())
+    shape = validated(Settings, check.document.data, check.document, ())
     check.backend()
     check.secrets()
     rules = {path[-1]: check.edge("rule", path) for path in check.entries("rules")}
@@ -182,6 +183,9 @@ def parse(text: str, name: str, edge_config: EdgeConfig) -> Settings:
     sources = {path[-1]: check.edge("source", (*path, "source")) for path in check.entries("streams")}
     for path in check.entries("streams"):
         check.changes(rules, path)
+    check.sharing(sources, sinks)
+    if spec_of and (spec := check.spec(spec_of)):
+        misfits(spec, check.document, default_hop_s=StreamConfig.model_fields["hop_s"].default)
     if shape is None or check.document.mistakes:
         raise check.document.error()
     streams = {name: stream.model_copy(update={"source": sources[name]}) for name, stream in shape.streams.items()}
@@ -195,52 +199,20 @@ class _Check:
         self.document = document
         self.edge_config = edge_config
 
-    def model(
-        self, model: type[M], data: Mapping[Any, Any], path: KeyPath, about: Collection[str | int] | None = None
-    ) -> M | None:
-        """`data`, which stands at `path`, as a `model`; with `about`, no mistakes are noted in other keys than those.
-
-        It goes through JSON because strict models take a list for a tuple, and text for a path, only there. What came
-        from the environment is text: it may also be read as a number.
-        """
-        text = json.dumps(data)
-        lenient = None
-        try:
-            return model.model_validate_json(text, context=self.document)
-        except ValidationError as error:
-            said = explain(error, model, data, self.document, path)
-        if filled := {at for at in said if (*path, *at) in self.document.filled}:
-            said = {at: sentence for at, sentence in said.items() if at not in filled}
-            try:
-                lenient = model.model_validate_json(text, strict=False, context=self.document)
-            except ValidationError as error:
-                said = explain(error, model, data, self.document, path) | said
-        for at, sentence in said.items():
-            if about is None or not at or at[0] in about:
-                self.document.add((*path, *at), sentence)
-        return None if said else lenient
-
-    def at(self, path: KeyPath) -> dict[Any, Any]:
-        """The mapping at `path`; an empty one where there is none."""
-        data: Any = self.document.data
-        for key in path:
-            data = data.get(key) if isinstance(data, dict) else None
-        return data if isinstance(data, dict) else {}
-
     def entries(self, section: str) -> list[KeyPath]:
         """Paths of the named mappings in a section."""
         for path, variable in self.document.unset.items():
             if len(path) == 2 and path[0] == section:
                 self.document.add(path, unset_sentence(variable))
-        return [(section, name) for name, entry in self.at((section,)).items() if isinstance(entry, dict)]
+        return [(section, name) for name, entry in self.document.at((section,)).items() if isinstance(entry, dict)]
 
     def edge(self, kind: str, path: KeyPath) -> BaseModel | None:
         """The edge at `path`, by its own model."""
-        options = self.at(path[:-1]).get(path[-1])
+        options = self.document.at(path[:-1]).get(path[-1])
         if not isinstance(options, dict):
             return None  # the shape of the file is wrong there, and said so
         model = self.known(kind, options.get("type"), (*path, "type"))
-        return self.model(model, options, path) if model else None
+        return validated(model, options, self.document, path) if model else None
 
     def known(self, kind: str, type_name: Any, path: KeyPath) -> type[BaseModel] | None:
         """The model of a type of edge, named at `path`."""
@@ -253,28 +225,51 @@ class _Check:
 
     def backend(self) -> None:
         """Back ends share `ModelConfig`; only the name has to be known."""
-        if isinstance(name := self.at(("model",)).get("backend"), str):
+        if isinstance(name := self.document.at(("model",)).get("backend"), str):
             self.known("backend", name, ("model", "backend"))
 
     def secrets(self) -> None:
         """A password left out for want of its variable would send the user name alone."""
         for path, variable in self.document.unset.items():
-            beside = self.at(path[:-1])
+            beside = self.document.at(path[:-1])
             if path[-1] == "password" and beside.get("username") is not None and "password_file" not in beside:
                 said = f"the environment variable {variable} is not set, but 'username' is given"
                 self.document.add(path, f"{said}; set it, or remove 'username'")
 
     def changes(self, rules: Mapping[Any, BaseModel | None], stream: KeyPath) -> None:
         """A stream's own options of rules must be valid together with the rest of the rule."""
-        for name, options in self.at((*stream, "rules")).items():
+        for name, options in self.document.at((*stream, "rules")).items():
             path = (*stream, "rules", name)
             if name not in rules:
                 self.document.add(path, f"unknown rule '{name}'; known: {did_you_mean(str(name), sorted(rules))}")
             elif isinstance(options, dict):
-                raw = self.at(("rules", name))
+                raw = self.document.at(("rules", name))
                 rest = rule.model_dump(mode="json", exclude_unset=True) if (rule := rules[name]) else raw
                 if model := self.known("rule", raw.get("type"), ("rules", name, "type")):
-                    self.model(model, rest | options, path, about=options)
+                    validated(model, rest | options, self.document, path, about=options)
+
+    def sharing(self, sources: Mapping[Any, BaseModel | None], sinks: Mapping[Any, BaseModel | None]) -> None:
+        """Standard input has one reader, and a broker keeps one client of an id: a second one throws out the first."""
+        readers = [name for name, source in sources.items() if getattr(source, "type", None) == "stdin"]
+        for name in readers[1:]:
+            self.document.add(("streams", name, "source"), f"stream '{readers[0]}' reads standard input; only one can")
+        clients: dict[object, str] = {}
+        for name, sink in sinks.items():
+            client = tuple(getattr(sink, key, None) for key in ("type", "host", "port", "client_id"))
+            if client[0] == "mqtt" and (first := clients.setdefault(client, name)) != name:
+                said = f"the same client of the same broker as sink '{first}'; give one a client_id of its own"
+                self.document.add(("sinks", name), said)
+
+    def spec(self, spec_of: SpecOf) -> ModelSpec | None:
+        """What the model says of itself; None where its checkpoint is not rightly named."""
+        path = ("model", "checkpoint")
+        if path in self.document.mistakes or path[:1] in self.document.mistakes:
+            return None
+        try:
+            return spec_of(self.document.at(("model",)).get("checkpoint", ModelConfig().checkpoint))
+        except ConfigError as error:
+            self.document.add(path, str(error))
+            return None
 
 
 def effective(settings: Settings) -> str:

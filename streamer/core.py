@@ -43,11 +43,15 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Loudness of a stretch of sound: dBFS (digital silence is -120), and how many samples clipped."""
+    """Loudness of a stretch of sound: dBFS (digital silence is -120), and how many samples clipped.
+
+    A stretch that `is_constant`, all samples equal, is what a dead microphone delivers, silent or not.
+    """
 
     rms_dbfs: float
     peak_dbfs: float
     clipped: int
+    is_constant: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from amqtt.broker import Broker
 from amqtt.contexts import BrokerConfig
 
 from models.train.alarms import smoke_alarm
-from streamer.app import App
+from streamer.app import serve
 from streamer.config import Settings, StreamConfig
 from streamer.core import Samples
 from streamer.sinks import mqtt
@@ -60,10 +60,10 @@ async def demo(settings: Settings, seconds: float) -> None:
         subscriber = asyncio.create_task(_subscribe(port, heard), name="subscriber")
         stream = StreamConfig(source=file.Config(path=path))
         sink = mqtt.Config(host="127.0.0.1", port=port)
-        app = App(settings.model_copy(update={"node": "demo", "streams": {"scene": stream}, "sinks": {"mqtt": sink}}))
+        scene_only = {"node": "demo", "streams": {"scene": stream}, "sinks": {"mqtt": sink}}
         print(f"demo: a smoke alarm at {', '.join(f'{start} s' for start, _ in ALARMS_S if start < seconds)}"
               f" in {seconds:g} s of room noise, in real time; MQTT broker on 127.0.0.1:{port}", flush=True)
-        await app.run()
+        await serve(settings.model_copy(update=scene_only))
         await asyncio.sleep(0.3)  # the subscriber's last messages are on their way
         subscriber.cancel()
     await broker.shutdown()

@@ -39,6 +39,13 @@ class Document:
     unset: dict[KeyPath, str] = field(default_factory=dict)
     mistakes: dict[KeyPath, str] = field(default_factory=dict)
 
+    def at(self, path: KeyPath) -> dict[Any, Any]:
+        """The mapping at `path`; an empty one where there is none."""
+        data: Any = self.data
+        for key in path:
+            data = data.get(key) if isinstance(data, dict) else None
+        return data if isinstance(data, dict) else {}
+
     def line(self, path: KeyPath) -> int:
         """The line of the key at `path`, or of the nearest key around it that is in the file."""
         return next(self.lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.lines)

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from streamer.backends.base import Backend
-from streamer.config import ModelConfig, UnknownType
+from streamer.config import ModelConfig, Settings, UnknownType
 from streamer.core import StreamInfo
 from streamer.rules.base import Rule
 from streamer.sinks.base import Sink
@@ -65,10 +65,10 @@ def build_sink(config: BaseModel, node: str) -> Sink:
     return sink
 
 
-def build_backend(config: ModelConfig) -> Backend:
-    """Load the model into the back end that `config` names."""
-    module: Any = import_module(f"streamer.backends.{config.backend}")
-    backend: Backend = module.build(config)
+def build_backend(settings: Settings) -> Backend:
+    """Load the model into the back end that `settings` name."""
+    module: Any = import_module(f"streamer.backends.{settings.model.backend}")
+    backend: Backend = module.build(settings)
     return backend
 
 

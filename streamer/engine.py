@@ -20,7 +20,7 @@ from streamer.stream import Stream
 
 log = logging.getLogger(__name__)
 IDLE_S = 0.01  # between polls when nothing is ready: well under the shortest hop worth having
-DRAIN_S = 1.0  # at stop: what is queued may still be scored for so long
+DRAIN_S = 1.5  # at stop: half of it to begin scoring what is queued, half to finish the last pass
 
 
 class Engine:
@@ -44,14 +44,21 @@ class Engine:
         self._streams = tuple(streams)
         self._deliver = deliver
         self._stats = stats or Stats()
+        self.busy_s = 0.0  # time spent scoring
+        self.stepped = time.monotonic()  # when the last step began: long ago means that the model hangs
         self._stop = threading.Event()
+        self._is_abandoned = False
         self._thread: threading.Thread | None = None
 
     def step(self) -> bool:
         """Poll every stream once and score what is ready; False when nothing was."""
+        begun = self.stepped = time.monotonic()
         ready = [output for stream in self._streams if (output := stream.poll()) is not None]
         windows = [output for output in ready if isinstance(output, Window)]
         scores = iter(self._score(windows))
+        if self._is_abandoned:  # too late: whoever asked has gone
+            return False
+        self.busy_s += time.monotonic() - begun
         for output in ready:
             self._deliver(next(scores) if isinstance(output, Window) else output)
         return bool(ready)
@@ -81,22 +88,30 @@ class Engine:
             try:
                 self._loop()
             except BaseException as error:  # noqa: BLE001  the process ends with this error; the thread must not hide it
-                on_failure(error)
+                if not self._is_abandoned:
+                    on_failure(error)
 
         self._thread = threading.Thread(target=run, name="engine", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Score what is queued, for at most `DRAIN_S`, and end the thread. Blocks: not for the event loop."""
+    def stop(self) -> bool:
+        """Score what is queued, for about `DRAIN_S`, and end the thread. Blocks: not for the event loop.
+
+        Returns:
+            Whether it ended; if not, the model is still at work, and nothing of it will be delivered any more.
+        """
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(DRAIN_S + 1.0)
+        if self._thread is None:
+            return True
+        self._thread.join(DRAIN_S)
+        self._is_abandoned = self._thread.is_alive()
+        return not self._is_abandoned
 
     def _loop(self) -> None:
         while not self._stop.is_set():
             if not self.step():
                 self._stop.wait(IDLE_S)
-        deadline = time.monotonic() + DRAIN_S
+        deadline = time.monotonic() + DRAIN_S / 2
         while time.monotonic() < deadline and self.step():
             pass
 

@@ -10,7 +10,6 @@ from models.spec import ModelSpec
 from streamer import edges
 from streamer.config import Settings
 from streamer.core import StreamInfo
-from streamer.errors import ConfigError
 from streamer.reporter import Reporter
 from streamer.stats import Stats
 from streamer.stream import Stream
@@ -28,7 +27,7 @@ def build_line(settings: Settings, name: str, spec: ModelSpec, stats: Stats, *, 
     """The line of stream `name`; a replay's events carry no latency.
 
     Raises:
-        ConfigError: rules that name labels the model does not know; all of them.
+        ConfigError: a rule names labels the model does not know, and `settings` were loaded without asking it.
     """
     options = settings.streams[name]
     stream = Stream(name, spec, options.hop_s, options.gate_dbfs, stats)
@@ -42,17 +41,7 @@ def build_line(settings: Settings, name: str, spec: ModelSpec, stats: Stats, *, 
         label_ids=spec.label_ids,
         model={"name": spec.name, "revision": spec.revision},
     )
-    rules, mistakes = {}, []
-    for rule, config in settings.rules_of(name).items():
-        try:
-            rules[rule] = edges.build_rule(config, rule, info)
-        except ConfigError as error:
-            changes = options.rules.get(rule)
-            is_own = isinstance(changes, dict) and "labels" in changes
-            path = ("streams", name, "rules", rule, "labels") if is_own else ("rules", rule, "labels")
-            mistakes.append(f"{settings.locate(*path)}: {error}")
-    if mistakes:
-        raise ConfigError(*mistakes)
+    rules = {rule: edges.build_rule(config, rule, info) for rule, config in settings.rules_of(name).items()}
 
     def latency_ms(position: int) -> int | None:
         """None where sound comes faster than life."""

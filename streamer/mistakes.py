@@ -1,16 +1,19 @@
-"""Says in plain words, with the keys and values of the file, what pydantic found wrong with it."""
+"""Says in plain words, with the keys and values of the file, what pydantic, or the model, finds wrong with it."""
 
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from math import isfinite
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from models.spec import ModelSpec
 from streamer.document import Document, KeyPath, unset_sentence
+
+M = TypeVar("M", bound=BaseModel)
 
 ALLOWED = {
     "string_type": "text",
@@ -56,6 +59,52 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 def _closest(name: str, known: Sequence[str]) -> str:
     close = [key for key in known if name and key.startswith(name)] or get_close_matches(name, known, n=1)
     return f". Did you mean '{close[0]}'?" if close else ""
+
+
+def validated(
+    model: type[M], data: Mapping[Any, Any], document: Document, path: KeyPath, about: Collection[Any] | None = None
+) -> M | None:
+    """`data`, which stands at `path` of `document`, as a `model`; None, and its mistakes noted there, if it is none.
+
+    With `about`, no mistakes are noted in other keys than those. It goes through JSON because strict models take a
+    list for a tuple, and text for a path, only there. What came from the environment is text: it may also be read as
+    a number.
+    """
+    text = json.dumps(data)
+    lenient = None
+    try:
+        return model.model_validate_json(text, context=document)
+    except ValidationError as error:
+        said = explain(error, model, data, document, path)
+    if filled := {at for at in said if (*path, *at) in document.filled}:
+        said = {at: sentence for at, sentence in said.items() if at not in filled}
+        try:
+            lenient = model.model_validate_json(text, strict=False, context=document)
+        except ValidationError as error:
+            said = explain(error, model, data, document, path) | said
+    for at, sentence in said.items():
+        if about is None or not at or at[0] in about:
+            document.add((*path, *at), sentence)
+    return None if said else lenient
+
+
+def misfits(spec: ModelSpec, document: Document, default_hop_s: float) -> None:
+    """Note the labels that the model does not know, in rules and in streams' own options, and hops over its window."""
+    streams = [("streams", name) for name in document.at(("streams",))]
+    changes = [(*path, "rules", name) for path in streams for name in document.at((*path, "rules"))]
+    for path in [("rules", name) for name in document.at(("rules",))] + changes:
+        labels = document.at(path).get("labels")
+        for index, label in enumerate(labels if isinstance(labels, list) else []):
+            at = (*path, "labels", index)
+            if isinstance(label, str) and label not in spec.labels:  # the model may know hundreds
+                hint = f"run 'streamer labels' for the list{_closest(label, spec.labels)}"
+                document.add(at, f"unknown label '{document.written.get(at, label)}'; {hint}")
+    for path in streams:
+        hop_s = document.at(path).get("hop_s", default_hop_s)
+        seconds = _number(str(hop_s))  # text from the environment may be a number
+        if seconds is not None and seconds > spec.window_s:
+            said = f"must be at most {spec.window_s:g} seconds, the model's window, not {seconds:g}"
+            document.add((*path, "hop_s"), f"{said}; what lies between two windows would not be heard")
 
 
 def explain(

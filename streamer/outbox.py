@@ -27,6 +27,7 @@ class Outbox:
         self.dropped = 0
         self._max_events = max_events
         self._events: deque[Message] = deque()          # waiting, oldest first
+        self._replays = 0                               # so many of them, the first, were there at the last resync
         self._given: deque[Message] = deque()           # got and not acknowledged: older than any that waits
         self._states: dict[str, Message] = {}           # newest value of every state topic there ever was
         self._due: dict[str, Message] = {}              # those of them to deliver
@@ -46,7 +47,7 @@ class Outbox:
         elif is_event(message):
             self._events.append(message)
             if self.pending > self._max_events:
-                self._events.popleft()
+                self._take()
                 self.dropped += 1
         else:
             self._readings[message.topic] = message
@@ -72,8 +73,9 @@ class Outbox:
         Every event not acknowledged, got or not, comes again in order, with its payload's `replayed` (if it has one)
         true. Every state topic's newest value comes again. Readings are dropped.
         """
-        self._events = deque(_replayed(event) for event in (*self._given, *self._events))
+        self._events.extendleft(reversed(self._given))
         self._given.clear()
+        self._replays = len(self._events)   # marked as they leave: ten thousand at once would hold up the loop
         self._due = dict(self._states)
         self._readings.clear()
         self._changed.set()
@@ -87,11 +89,18 @@ class Outbox:
         if self._due:
             return self._due.pop(next(iter(self._due)))
         if self._events:
-            self._given.append(self._events.popleft())
+            self._given.append(self._take())
             return self._given[-1]
         if self._readings:
             return self._readings.pop(next(iter(self._readings)))
         return None
+
+    def _take(self) -> Message:
+        event = self._events.popleft()
+        if not self._replays:
+            return event
+        self._replays -= 1
+        return _replayed(event)
 
 
 def _replayed(event: Message) -> Message:

@@ -10,6 +10,7 @@ from streamer.core import Event, Level, Message, Phase, Reason, Scores, SegmentE
 from streamer.rules.base import Rule
 
 VERSION = 1
+LEVEL_S = 0.99  # seconds of sound between readings of level: one a second, also where hops are not quite that
 
 
 class Reporter:
@@ -35,6 +36,7 @@ class Reporter:
         self._latency_ms = latency_ms
         self._n_events = 0
         self._heard_to = 0
+        self._level_due = 0
         self._onsets: dict[str, str] = {}  # of open events: said the same at start and end, whatever the clock did
 
     def idle(self) -> Iterator[Message]:
@@ -44,7 +46,8 @@ class Reporter:
 
     def report(self, output: Scores | SegmentEnd) -> Iterator[Message]:
         """What `output` brought: level, events, states."""
-        if isinstance(output, Scores):
+        if isinstance(output, Scores) and output.end >= self._level_due:
+            self._level_due = output.end + round(LEVEL_S * self.info.sample_rate)
             yield level_message(self.info.stream_id, output.level)
         self._heard_to = output.end if isinstance(output, Scores) else output.at
         for rule in self._rules.values():

@@ -24,6 +24,7 @@ from streamer.errors import RingOverrun
 from streamer.stats import Stats
 
 log = logging.getLogger(__name__)
+SLACK_FRAMES = 25  # 0.25 s: drivers deliver in lumps; a backlog of one lump is not lateness
 READ_S = 0.1  # sound taken from the ring at once: small beside a hop, large beside the cost of a call
 Late = Literal["latest", "every"]
 MAX_PIECES = 256  # stretches whose capture times are remembered; events end long before that many losses
@@ -102,7 +103,7 @@ class Stream:
         while True:
             if len(self._samples) >= self._needed:
                 window = self._advance(self._needed)
-                if self._late == "every" or self._behind() < self._hop_frames:
+                if self._late == "every" or self._behind() < max(self._hop_frames, SLACK_FRAMES):
                     return window
                 self._stats.count("skipped")
             elif not self._read():

@@ -55,12 +55,15 @@ def test_check_knows_the_models_labels(tmp_path, capsys):
         "node: garage\n"
         "streams: {mic: {source: {type: microphone}}}\n"
         "rules:\n"
-        "  bark: {type: threshold, labels: [Barking]}\n"
+        "  bark: {type: threshold, labels: [Siren, Barking]}\n"
+        "sinks:\n"
+        "  mqtt: {type: mqtt, port: 70000}\n"
     )
     assert cli.main(["check", "-c", str(path)]) == 2
     assert capsys.readouterr().err == (
-        f"{path}:4: rules.bark.labels: label 'Barking' is not one of the model's; "
-        "run 'streamer labels' for the list\n"
+        f"{path}:4: rules.bark.labels[1]: unknown label 'Barking'; run 'streamer labels' for the list. "
+        "Did you mean 'Bark'?\n"
+        f"{path}:6: sinks.mqtt.port: must be at most 65535, not 70000\n"
     )
 
 

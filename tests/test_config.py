@@ -7,8 +7,10 @@ import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, model_validator
 
+from models.spec import ModelSpec
 from streamer.config import ModelConfig, Settings, StreamConfig, UnknownType, effective, load, parse, schema
 from streamer.errors import ConfigError
+from tests.fakes import spec_of
 
 
 class Edge(BaseModel):
@@ -19,6 +21,10 @@ class Microphone(Edge):
     type: Literal["microphone"] = "microphone"
     device: str = "default"
     channel: Literal["mix"] | Annotated[int, Field(ge=1)] = "mix"
+
+
+class Stdin(Edge):
+    type: Literal["stdin"] = "stdin"
 
 
 class File(Edge):
@@ -47,6 +53,7 @@ class Mqtt(Edge):
     type: Literal["mqtt"] = "mqtt"
     host: Annotated[str, Field(min_length=1)] = "localhost"
     port: Annotated[int, Field(ge=1, le=65535)] = 1883
+    client_id: str | None = None
     username: str | None = None
     password: SecretStr | None = None
     password_file: str | None = None
@@ -54,7 +61,7 @@ class Mqtt(Edge):
 
 
 EDGES: dict[str, dict[str, type[BaseModel]]] = {
-    "source": {"file": File, "microphone": Microphone},
+    "source": {"file": File, "microphone": Microphone, "stdin": Stdin},
     "rule": {"threshold": Threshold},
     "sink": {"mqtt": Mqtt},
     "backend": {"local": ModelConfig},
@@ -80,9 +87,9 @@ def mistakes_of(text: str) -> list[str]:
 TOP_KEYS = "known: model, node, rules, sinks, streams"
 STREAM_KEYS = "known: gate_dbfs, hop_s, late, rules, source"
 RULE_KEYS = "known: labels, offset_threshold, onset_threshold, type"
-SINK_KEYS = "known: host, password, password_file, port, tls, type, username"
-HOPS = "must be a multiple of 0.01 from 0.01 to 10.24 seconds"
-DTYPES = "must be 'auto', 'float32', 'bfloat16', 'float16' or 'int8'"
+SINK_KEYS = "known: client_id, host, password, password_file, port, tls, type, username"
+HOPS = "must be a multiple of 0.01 seconds, and at least 0.01"
+DTYPES = "must be 'auto', 'float32', 'bfloat16' or 'float16'"
 NAMES = "may hold only a-z, 0-9, _ and -"
 LOOK = "look at the indentation, colons and quotes here and in the line above"
 UNSET = "the environment variable UNSET is not set"
@@ -128,9 +135,9 @@ TOP = "node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\n{}\n"  
         (RULE, '"": {type: threshold, labels: [Bark]}', f"4: rules.: the name '' {NAMES}"),
         # types of edges
         (SOURCE, "{type: microfone}",
-         "4: streams.mic.source.type: unknown source 'microfone'; known: file, microphone. Did you mean 'microphone'?"),
-        (SOURCE, "{device: default}", "4: streams.mic.source.type: must name a source; known: file, microphone"),
-        (SOURCE, "{}", "4: streams.mic.source.type: must name a source; known: file, microphone"),
+         "4: streams.mic.source.type: unknown source 'microfone'; known: file, microphone, stdin. Did you mean 'microphone'?"),
+        (SOURCE, "{device: default}", "4: streams.mic.source.type: must name a source; known: file, microphone, stdin"),
+        (SOURCE, "{}", "4: streams.mic.source.type: must name a source; known: file, microphone, stdin"),
         (SOURCE, "microphone", "4: streams.mic.source: must be a mapping, not 'microphone'"),
         (RULE, "a: {type: thresold, labels: [Bark]}",
          "4: rules.a.type: unknown rule 'thresold'; known: threshold. Did you mean 'threshold'?"),
@@ -141,7 +148,7 @@ TOP = "node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\n{}\n"  
         (SOURCE, "{type: file}", "4: streams.mic.source.path: required, but not given"),
         (STREAM, "hop_s: 0.005", f"8: streams.mic.hop_s: {HOPS}, not 0.005"),
         (STREAM, "hop_s: 0", f"8: streams.mic.hop_s: {HOPS}, not 0"),
-        (STREAM, "hop_s: 10.25", f"8: streams.mic.hop_s: {HOPS}, not 10.25"),
+        (STREAM, "hop_s: -1", f"8: streams.mic.hop_s: {HOPS}, not -1"),
         (STREAM, "hop_s: .nan", "8: streams.mic.hop_s: must be a finite number, not .nan"),
         (STREAM, 'hop_s: "0.5"', "8: streams.mic.hop_s: must be a number, not '0.5'; write 0.5 without quotes"),
         (STREAM, "hop_s: 1e-1", "8: streams.mic.hop_s: must be a number, not '1e-1'; write 0.1 without quotes"),
@@ -178,6 +185,7 @@ TOP = "node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\n{}\n"  
          "3: model.device: must be auto, cpu, cuda or cuda:N with the number of a GPU, not 'gpu'"),
         (TOP, "model: {dtype: bfloat}",
          f"3: model.dtype: {DTYPES}, not 'bfloat'. Did you mean 'bfloat16'?"),
+        (TOP, "model: {dtype: int8}", f"3: model.dtype: {DTYPES}, not 'int8'"),
         (TOP, 'model: {checkpoint: ""}', "3: model.checkpoint: must not be empty"),
         (TOP, "model: {checkpoint: 2026-11-22, device: 1}", '3: model.device: must be text, not 1; write "1"'),
         (TOP, "rules: [a]", "3: rules: must be a mapping, not a list"),
@@ -187,6 +195,11 @@ TOP = "node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\n{}\n"  
         (TOP, "model: !Model {}", "3: model: the YAML tag !Model has no meaning here; remove it"),
         (TOP, "model: &m {device: *m}", "3: model.device: an alias can't stand inside what it names"),
         (TOP, "model: {device: !!int x}", "3: model.device: 'x' can't be read as !!int"),
+        # what only one can have
+        (STREAM, "source: {type: stdin}\n  b: {source: {type: stdin}}",
+         "9: streams.b.source: stream 'mic' reads standard input; only one can"),
+        (SINK, "{type: mqtt}\n  b: {type: mqtt, host: other}\n  c: {type: mqtt, port: 1883}",
+         "6: sinks.c: the same client of the same broker as sink 'mqtt'; give one a client_id of its own"),
         # a stream's own options of rules
         (STREAM, "rules: {alrm: false}",
          "8: streams.mic.rules.alrm: unknown rule 'alrm'; known: alarm, beep. Did you mean 'alarm'?"),
@@ -262,7 +275,7 @@ modle: {}
 """
     assert mistakes_of(text) == [
         f"c.yaml:1: node: the name 'Garage' {NAMES}. Did you mean 'garage'?",
-        "c.yaml:4: streams.source.source.type: unknown source 'Yeti'; known: file, microphone",
+        "c.yaml:4: streams.source.source.type: unknown source 'Yeti'; known: file, microphone, stdin",
         "c.yaml:5: streams.source.rules.wrong.onset_threshold: must be less than 1, not 2",
         "c.yaml:5: streams.source.rules.alrm: unknown rule 'alrm'; known: alarm, wrong. Did you mean 'alarm'?",
         f"c.yaml:6: streams.source.hop: unknown key 'hop'; {STREAM_KEYS}. Did you mean 'hop_s'?",
@@ -271,6 +284,68 @@ modle: {}
         "c.yaml:9: rules.wrong.labels: required, but not given",
         f"c.yaml:10: modle: unknown key 'modle'; {TOP_KEYS}. Did you mean 'model'?",
     ]
+
+
+def test_what_does_not_fit_the_model_is_said_with_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hush")
+    text = """\
+node: garage
+model: {checkpoint: short}
+streams:
+  mic: {source: {type: microphone}, hop_s: 2, rules: {siren: {labels: [Sirens, Bark]}, bark: false}}
+  yard: {source: {type: microphone}, hop_s: 0.5}
+  shed: {source: {type: microphone}}
+rules:
+  siren: {type: threshold, labels: [Siren, Sirenn]}
+  bark:
+    type: threshold
+    labels: [Barks,
+             "${SECRET}"]
+    onset_threshold: 7
+sinks: {mqtt: {type: mqtt, port: 70000}}
+"""
+    asked = []
+
+    def short(checkpoint: str) -> ModelSpec:
+        asked.append(checkpoint)
+        return spec_of("Siren", "Bark", window_frames=64)
+
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "c.yaml", edge_config, short)
+    hop, label = "must be at most 0.64 seconds, the model's window", "run 'streamer labels' for the list"
+    deaf = "what lies between two windows would not be heard"
+    assert list(caught.value.mistakes) == [
+        f"c.yaml:4: streams.mic.hop_s: {hop}, not 2; {deaf}",
+        f"c.yaml:4: streams.mic.rules.siren.labels[0]: unknown label 'Sirens'; {label}. Did you mean 'Siren'?",
+        f"c.yaml:6: streams.shed.hop_s: {hop}, not 1; {deaf}",
+        f"c.yaml:8: rules.siren.labels[1]: unknown label 'Sirenn'; {label}. Did you mean 'Siren'?",
+        f"c.yaml:11: rules.bark.labels[0]: unknown label 'Barks'; {label}. Did you mean 'Bark'?",
+        f"c.yaml:12: rules.bark.labels[1]: unknown label '${{SECRET}}'; {label}",
+        "c.yaml:13: rules.bark.onset_threshold: must be less than 1, not 7",
+        "c.yaml:14: sinks.mqtt.port: must be at most 65535, not 70000",
+    ]
+    assert asked == ["short"]
+
+
+def test_a_checkpoint_that_is_not_there_is_a_mistake_among_others() -> None:
+    def none(checkpoint: str) -> ModelSpec:
+        raise ConfigError(f"checkpoint '{checkpoint}' not found")
+
+    with pytest.raises(ConfigError) as caught:
+        parse(TOP.format("model: {checkpoint: nope}\nx: 1"), "c.yaml", edge_config, none)
+    assert list(caught.value.mistakes) == [
+        "c.yaml:3: model.checkpoint: checkpoint 'nope' not found",
+        f"c.yaml:4: x: unknown key 'x'; {TOP_KEYS}",
+    ]
+
+
+@pytest.mark.parametrize("model", ["[]", '{checkpoint: ""}', "{checkpoint: [a]}"])
+def test_no_model_is_asked_where_none_is_rightly_named(model: str) -> None:
+    def never(checkpoint: str) -> ModelSpec:
+        raise AssertionError(checkpoint)
+
+    with pytest.raises(ConfigError):
+        parse(TOP.format(f"model: {model}"), "c.yaml", edge_config, never)
 
 
 def test_no_mistake_shows_a_value_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,8 +493,8 @@ def test_effective_shows_every_option_but_no_secret() -> None:
     shown = yaml.safe_load(text)
     assert "hush" not in text
     assert shown["sinks"]["mqtt"] == {
-        "type": "mqtt", "host": "localhost", "port": 1883, "username": None, "password": "**********",
-        "password_file": None, "tls": None,
+        "type": "mqtt", "host": "localhost", "port": 1883, "client_id": None, "username": None,
+        "password": "**********", "password_file": None, "tls": None,
     }
     assert shown["streams"]["mic"]["source"] == {"type": "microphone", "device": "default", "channel": "mix"}
     assert shown["model"] == {"checkpoint": "starter", "backend": "local", "device": "auto", "dtype": "auto"}
@@ -433,7 +508,7 @@ def test_effective_is_a_configuration_itself() -> None:
 def test_schema_tells_the_edges_apart_by_type() -> None:
     document = schema({kind: list(EDGES[kind].values()) for kind in ("source", "rule", "sink")})
     stream = document["$defs"]["StreamConfig"]["properties"]
-    assert [option["$ref"] for option in stream["source"]["oneOf"]] == ["#/$defs/File", "#/$defs/Microphone"]
+    assert [option["$ref"] for option in stream["source"]["oneOf"]] == ["#/$defs/File", "#/$defs/Microphone", "#/$defs/Stdin"]
     assert stream["source"]["discriminator"]["propertyName"] == "type"
     assert set(document["properties"]) == {"node", "model", "streams", "rules", "sinks"}
     assert set(document["required"]) == {"node", "streams"}

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from streamer import config, edges
 from streamer.core import StreamInfo
+from streamer.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 INFO = StreamInfo("mic", "garage", 1.0, 10.24, 16000, ("Bark",), ("/m/05tny_",))
@@ -63,8 +64,21 @@ def test_a_back_end_is_built_by_the_module_it_names(monkeypatch: pytest.MonkeyPa
     module = ModuleType("streamer.backends.pretend")
     module.build = build  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    built: Any = edges.build_backend(config.ModelConfig(backend="pretend"))
-    assert built == ("starter", "auto", "auto")
+    text = "node: garage\nstreams: {mic: {source: {type: microphone}}}\n"
+    parsed = config.parse(text, "c.yaml", edges.edge_config)
+    settings = parsed.model_copy(update={"model": config.ModelConfig(backend="pretend")})
+    built: Any = edges.build_backend(settings)
+    assert built == (settings,)
+
+
+def test_a_gpu_that_is_not_there_is_a_mistake_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    text = "node: garage\nmodel:\n  device: cuda:1\nstreams: {mic: {source: {type: microphone}}}\n"
+    with pytest.raises(ConfigError) as caught:
+        edges.build_backend(config.parse(text, "c.yaml", edges.edge_config))
+    assert list(caught.value.mistakes) == [
+        "c.yaml:3: model.device: 'cuda:1' is not there: torch finds 1 CUDA devices here; write 'cpu' or 'auto'"
+    ]
 
 
 def test_the_default_configuration_has_a_rule_for_each_starter_label(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ LAYERS = (
     ("streamer.cli",),
     ("streamer.demo",),
     ("streamer.app", "streamer.replay", "streamer.tag"),
+    ("streamer.supervisor",),
     ("streamer.line",),
     ("streamer.edges",),
     ("streamer.engine",),
@@ -47,8 +48,11 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sounddevice": (("streamer.sources._capture",), ()),
     "aiomqtt": (("streamer.sinks.mqtt",), ()),
     "amqtt": (("streamer.demo",), ()),
-    "asyncio": (("streamer.app", "streamer.outbox", "streamer.sinks", "streamer.demo", "streamer.cli"), ()),
-    "threading": (("streamer.engine", "streamer.sources", "streamer.stats"), ()),
+    "asyncio": (
+        ("streamer.app", "streamer.supervisor", "streamer.outbox", "streamer.sinks", "streamer.demo", "streamer.cli"),
+        (),
+    ),
+    "threading": (("streamer.app", "streamer.engine", "streamer.sources", "streamer.stats"), ()),
 }
 
 

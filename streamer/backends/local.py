@@ -5,29 +5,39 @@ import numpy.typing as npt
 import torch
 
 from models import load
-from streamer.config import ModelConfig
-from streamer.errors import BackendError
+from streamer.config import Settings
+from streamer.errors import BackendError, ConfigError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def build(config: ModelConfig) -> "Local":
+def build(settings: Settings) -> "Local":
     """Load the checkpoint onto the device; `auto` picks what the hardware is good at.
 
     Raises:
         CheckpointError: the checkpoint is missing or broken.
-        BackendError: the device or number format is not to be had here.
+        ConfigError: the device is not there.
+        BackendError: the model can't be put on it.
     """
-    return Local(config.checkpoint, pick_device(config.device), config.dtype)
+    config = settings.model
+    try:
+        device = pick_device(config.device)
+    except LookupError as error:
+        raise ConfigError(f"{settings.locate('model', 'device')}: {error}") from None
+    return Local(config.checkpoint, device, config.dtype)
 
 
 def pick_device(device: str) -> str:
-    """Torch's name of the device to run on."""
-    has_cuda = torch.cuda.is_available()
+    """Torch's name of the device to run on.
+
+    Raises:
+        LookupError: this machine has none of that name.
+    """
+    n_gpus = torch.cuda.device_count()
     if device == "auto":
-        return "cuda" if has_cuda else "cpu"
-    if device.startswith("cuda") and not has_cuda:
-        raise BackendError(f"model.device: {device!r} is not there: torch finds no CUDA device; use 'cpu' or 'auto'")
+        return "cuda" if n_gpus else "cpu"
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= n_gpus:
+        raise LookupError(f"'{device}' is not there: torch finds {n_gpus} CUDA devices here; write 'cpu' or 'auto'")
     return device
 
 
@@ -41,8 +51,6 @@ def pick_dtype(dtype: str, device: str) -> torch.dtype:
     if dtype == "auto":
         fast = torch.cuda.is_bf16_supported() if device.startswith("cuda") else _cpu_has_bfloat16()
         return torch.bfloat16 if fast else torch.float32
-    if dtype not in DTYPES:
-        raise BackendError(f"model.dtype: {dtype!r} is not known to back end 'local'; known: auto, {', '.join(DTYPES)}")
     return DTYPES[dtype]
 
 

@@ -56,11 +56,11 @@ def build(config: Config, name: str, info: StreamInfo, new_id: Callable[[], str]
     """The rule `name` for one stream.
 
     Raises:
-        ConfigError: a label the stream's model does not know.
+        ConfigError: labels the stream's model does not know; all of them.
     """
     unknown = [label for label in config.labels if label not in info.labels]
     if unknown:
-        raise ConfigError(f"label {unknown[0]!r} is not one of the model's; run 'streamer labels' for the list")
+        raise ConfigError(f"the model does not know {', '.join(map(repr, unknown))}; run 'streamer labels' for the list")
     return Rule(config, name, info, new_id)
 
 

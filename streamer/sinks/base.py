@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from streamer.core import Message
 from streamer.outbox import Outbox
 
 FIRST_WAIT_S = 0.5      # a restarting broker is back within a second
@@ -53,6 +54,10 @@ class Retry:
         # Jitter: a house full of nodes must not knock in step when the broker is back.
         await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311
 
+    def dropped(self, message: Message, error: ValueError) -> None:
+        """Say, unless lately, that `message` can never be delivered."""
+        self._say(logging.ERROR, f"a message for '{message.topic}' can't be said ({error}) and is dropped; report this")
+
     def _say(self, level: int, sentence: str) -> None:
         now = time.monotonic()
         if now - self._said.get(sentence, -REMIND_S) >= REMIND_S:
@@ -64,6 +69,9 @@ def to_json(payload: Mapping[str, Any] | str) -> bytes:
     """One line of compact UTF-8 JSON.
 
     Raises:
-        ValueError: a number in it is not finite, which JSON can't say.
+        ValueError: something in it is nothing JSON can say, as a number that isn't finite.
     """
-    return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    try:
+        return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except TypeError as error:
+        raise ValueError(str(error)) from error

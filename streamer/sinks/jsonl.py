@@ -1,8 +1,15 @@
-"""Events as JSON lines, appended to a file or to standard output. States and readings aren't kept."""
+"""Events as JSON lines, appended to a file, a pipe or standard output. States and readings aren't kept.
 
+Event loop only. It waits for the reader of a pipe or terminal; for a disk, which is quick, it stands still.
+"""
+
+import asyncio
+import errno
 import io
 import logging
 import os
+import select
+import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -10,10 +17,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from streamer.core import Message
 from streamer.outbox import Outbox, is_event
 from streamer.sinks.base import Retry, Sink, to_json
 
 log = logging.getLogger(__name__)
+UNREAD = {errno.EPIPE, errno.ENXIO}     # a pipe whose reader left, or hasn't come yet
 
 
 class Config(BaseModel):
@@ -44,31 +53,38 @@ class Jsonl:
         try:
             while (message := await outbox.get()) is not None:
                 if is_event(message):
-                    await self._deliver(to_json(message.payload) + b"\n")
+                    await self._deliver(message)
                 outbox.ack(message)
         finally:
             self._close()
 
-    async def _deliver(self, line: bytes) -> None:
+    async def _deliver(self, message: Message) -> None:
         name = self._path or "standard output"
+        try:
+            line = to_json(message.payload) + b"\n"
+        except ValueError as error:
+            self._retry.dropped(message, error)
+            return
         while True:
             try:
-                self._append(line)
+                await self._append(line)
             except OSError as error:
+                check = "its folder, permissions and free space" if error.errno not in UNREAD else "that somebody reads it"
                 await self._retry.failed(
-                    f"events can't be written to {name}: {error.strerror}; they wait in memory. "
-                    "Check its folder, permissions and free space"
+                    f"events can't be written to {name}: {error.strerror}; they wait in memory. Check {check}"
                 )
             else:
                 self._retry.succeeded(f"events are written to {name}")
                 return
 
-    def _append(self, line: bytes) -> None:
+    async def _append(self, line: bytes) -> None:
         file = self._open()
+        chunk = len(line) if _is_regular(file.fileno()) else select.PIPE_BUF
         written = 0
         try:
             while written < len(line):
-                written += file.write(line[written:])
+                await _writable(file)
+                written += file.write(line[written:written + chunk]) or 0      # None: there was no room after all
         except OSError:
             if written and self._path is not None:      # half a line, as a full disk leaves it
                 with suppress(OSError):
@@ -81,10 +97,10 @@ class Jsonl:
             return self._file
         self._close()
         if self._path is None:
-            self._file = io.FileIO(sys.stdout.fileno(), "w", closefd=False)
+            self._file = io.FileIO(_own(sys.stdout.fileno()), "w")
         else:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = io.FileIO(self._path, "a")
+            self._file = io.FileIO(self._path, "a", opener=_open_at_once)
         return self._file
 
     def _is_in_place(self, file: io.FileIO) -> bool:
@@ -97,3 +113,37 @@ class Jsonl:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _is_regular(fd: int) -> bool:
+    return stat.S_ISREG(os.fstat(fd).st_mode)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting for a pipe's reader; nor do writes wait then."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
+
+
+def _own(fd: int) -> int:
+    """Another descriptor of the same, to be closed by the caller.
+
+    Whatever can be opened anew doesn't block its writer then. To unblock `fd` itself would do so to all who share it:
+    our standard error, and the shell after us.
+    """
+    if not _is_regular(fd):
+        with suppress(OSError):     # a socket, or another user's terminal
+            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    return os.dup(fd)
+
+
+async def _writable(file: io.FileIO) -> None:
+    """Wait until there is room for PIPE_BUF bytes."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        loop.add_writer(file, ready.set)
+    except PermissionError:         # epoll's word for what always is: regular files, /dev/null
+        return
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_writer(file)

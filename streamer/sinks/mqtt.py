@@ -2,7 +2,7 @@
 
 In: an outbox. Out: `<base_topic>/<node>/<message.topic>` on the broker, and `<base_topic>/<node>/status`, which is
 `online` while we are connected and `offline` else (said by us when we leave, by the broker when we vanish).
-Event loop only; aiomqtt opens each connection in a thread of its own.
+Event loop only; aiomqtt starts MQTT, and TLS, on each connection in a thread of its own.
 """
 
 import asyncio
@@ -22,14 +22,15 @@ from streamer.core import Message
 from streamer.errors import SinkError
 from streamer.outbox import Outbox
 from streamer.sinks.base import Retry, Sink, to_json
+from streamer.sinks.dial import dial
 
 log = logging.getLogger(__name__)
 # What aiomqtt logs, at every try anew, it also raises.
 unheard = logging.Logger("aiomqtt", logging.CRITICAL)  # noqa: LOG001  set up here only, not for the process
 
-CONNECT_S = 2.0         # TCP tries twice in it; the thread that does it can't be cancelled and delays our exit
+TLS_S = 2.0             # for the handshake; the thread that does it can't be cancelled and delays our exit
 ANSWER_S = 5.0          # for any answer of the broker; a PUBACK by satellite takes 1.5 s
-FAREWELL_S = 1.0        # for the last `offline`: whoever stops us is waiting
+FAREWELL_S = 0.7        # for each of the two answers when we leave: whoever stops us is waiting
 BAD_LOGIN = {134, 135}  # the two answers to a CONNECT that mean user or password
 
 PROTOCOLS = {"3.1.1": aiomqtt.ProtocolVersion.V311, "5": aiomqtt.ProtocolVersion.V5}
@@ -135,7 +136,9 @@ class Mqtt:
         """
         client = self._client()
         try:
-            await _enter(client)
+            with await dial(self._config.host, self._config.port) as tcp:
+                _connects_by(client, tcp)
+                await _enter(client)
         except aiomqtt.MqttError as error:
             raise SinkError(self._why_refused(error)) from error
         try:
@@ -150,15 +153,17 @@ class Mqtt:
             # once, and must not hide why we are here.
             with contextlib.suppress(aiomqtt.MqttError):
                 await client.publish(self._status, "offline", qos=1, retain=True, timeout=FAREWELL_S)
-            with contextlib.suppress(aiomqtt.MqttError):
-                await client.__aexit__(None, None, None)
+            await _leave(client)
 
     async def _publish(self, client: aiomqtt.Client, outbox: Outbox) -> None:
         outbox.resync()
         async with asyncio.TaskGroup() as group:
             listener = group.create_task(_listen(client), name="mqtt listener")
             while (message := await outbox.get()) is not None:
-                await _send(client, replace(message, topic=f"{self._topic}/{message.topic}"))
+                try:
+                    await _send(client, replace(message, topic=f"{self._topic}/{message.topic}"))
+                except ValueError as error:
+                    self._retry.dropped(message, error)
                 outbox.ack(message)
             listener.cancel()
 
@@ -177,7 +182,7 @@ class Mqtt:
             logger=unheard,
             tls_params=tls.parameters() if tls else None,
         )
-        client._client.connect_timeout = CONNECT_S  # noqa: SLF001  aiomqtt has no option for it
+        client._client.connect_timeout = TLS_S  # noqa: SLF001  aiomqtt has no option for it
         return client
 
     def _password(self) -> str | None:
@@ -197,10 +202,6 @@ class Mqtt:
                 return f"refused {user} ({error}); check username and password"
             return f"refused the connection ({error}); check client_id and protocol"
         match error.__context__:    # aiomqtt passes on the text only
-            case ConnectionRefusedError():
-                reason = "connection refused; check that the broker runs and that this is its host and port"
-            case socket.gaierror() as cause:
-                reason = f"no such host ({cause.strerror}); check host, and this machine's name service"
             case ssl.SSLCertVerificationError() as cause:
                 ca = self._config.tls and self._config.tls.ca
                 trusted = f"tls.ca '{ca}'" if ca else "the system's CAs; tls.ca names another"
@@ -208,7 +209,7 @@ class Mqtt:
             case TimeoutError(args=()):
                 reason = f"no answer to MQTT within {ANSWER_S:g} s; if this is its TLS port, set tls"
             case TimeoutError():
-                reason = f"unreachable within {CONNECT_S:g} s; check host, port, and firewalls on the way"
+                reason = f"no answer to TLS within {TLS_S:g} s; check that this is its TLS port"
             case ssl.SSLError() | ConnectionResetError() if self._config.tls:
                 reason = f"no TLS ({error}); check that this is its TLS port, and tls.certificate if it asks for one"
             case _:
@@ -222,6 +223,15 @@ class Mqtt:
         )
 
 
+def _connects_by(client: aiomqtt.Client, tcp: socket.socket) -> None:
+    """Let `client` take over `tcp` when it connects; TLS still verifies the name of the host.
+
+    On its own it would ask for the host's address where neither a timeout nor the end of the process is heeded.
+    """
+    take_over = lambda: socket.socket(fileno=tcp.detach())  # noqa: E731
+    client._client._create_socket_connection = take_over  # type: ignore[method-assign]  # noqa: SLF001
+
+
 async def _enter(client: aiomqtt.Client) -> None:
     """Connect. Cancelled, it sees to what the connecting thread still does: that would make tasks on a dying loop."""
     attempt = asyncio.create_task(client.__aenter__(), name="mqtt connect")
@@ -230,13 +240,24 @@ async def _enter(client: aiomqtt.Client) -> None:
     except asyncio.CancelledError:
         with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
             await asyncio.wait_for(attempt, FAREWELL_S)
-            await client.__aexit__(None, None, None)
+            await _leave(client)
         raise
 
 
+async def _leave(client: aiomqtt.Client) -> None:
+    """Disconnect, or have tried to."""
+    client.timeout = FAREWELL_S
+    with contextlib.suppress(aiomqtt.MqttError):
+        await client.__aexit__(None, None, None)
+
+
 async def _send(client: aiomqtt.Client, message: Message) -> None:
-    """Publish under the message's topic as it stands, and with QoS 1 wait for the acknowledgement."""
-    payload = message.payload if isinstance(message.payload, str) else to_json(message.payload)
+    """Publish under the message's topic as it stands, and with QoS 1 wait for the acknowledgement.
+
+    Raises:
+        ValueError: MQTT can't say this topic, or JSON this payload.
+    """
+    payload = message.payload.encode() if isinstance(message.payload, str) else to_json(message.payload)
     await client.publish(message.topic, payload, message.qos, message.retain)
     # Python 3.11's wait_for, in aiomqtt, loses a cancellation that comes together with the answer.
     if (task := asyncio.current_task()) and task.cancelling():

@@ -16,6 +16,9 @@ from streamer.core import Samples
 Channel = Annotated[int, Field(ge=1)] | Literal["mix"]
 """Which channel to listen to, counted from 1 as sockets are labelled, or `mix`: the mean of all."""
 
+MAX_AMPLITUDE = 1e3  # 60 dB above full scale: no sound, and the squares of much larger ones overflow in the model
+MAX_BROKEN = 0.25  # of all samples; of 16-bit sound taken for float half are broken, namely the negative ones
+
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
@@ -60,13 +63,18 @@ class Source(Protocol):
 
 def mono(block: Samples, channel: Channel) -> Samples:
     """One channel, or the mean of all, of (n, channels) float32; `channel` must be there."""
-    if channel == "mix":
+    if channel != "mix":
+        return block[:, channel - 1]
+    with np.errstate(over="ignore", invalid="ignore"):  # broken samples stay broken
         return block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
-    return block[:, channel - 1]
 
 
-def without_nan(block: Samples) -> tuple[Samples, int]:
-    """(n,) samples with zeros in place of NaN and infinity, which would spread in filters, and how many those were."""
-    broken = ~np.isfinite(block)
+def without_broken(block: Samples) -> tuple[Samples, int]:
+    """(n,) samples with zeros in place of the broken ones, which would spread in filters, and how many those were.
+
+    Broken are NaN, infinity and what exceeds `MAX_AMPLITUDE`.
+    """
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        broken = ~(np.abs(block) <= MAX_AMPLITUDE)
     n_broken = int(np.count_nonzero(broken))
     return (np.where(broken, np.float32(0), block) if n_broken else block), n_broken

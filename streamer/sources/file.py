@@ -18,7 +18,7 @@ from streamer.audio.clock import Clock
 from streamer.audio.ring import Ring
 from streamer.core import Reason, Samples
 from streamer.errors import SourceError
-from streamer.sources.base import Channel, Source, SourceInfo, mono, without_nan
+from streamer.sources.base import MAX_BROKEN, Channel, Source, SourceInfo, mono, without_broken
 
 log = logging.getLogger(__name__)
 
@@ -99,23 +99,27 @@ class FileSource:
             self._ring.close(Reason.STOP)
 
     def blocks(self) -> Iterator[Samples]:
-        """The opened file from its start, in (n,) float32 blocks of at most `max_block`; NaN and infinity become 0.
+        """The opened file from its start, in (n,) float32 blocks of at most `max_block`; broken samples become 0.
 
         Raises:
-            SourceError: the file breaks off or can't be decoded; everything before that was yielded.
+            SourceError: the file breaks off, can't be decoded, or is mostly broken; what there is was yielded before.
         """
         file = self._file
         if file is None:
             raise RuntimeError("open() the file first")
         n_read = n_broken = 0
-        file.seek(0)
         while len(block := self._read(file, n_read)):
             n_read += len(block)
-            block, broken = without_nan(mono(block, self._config.channel))
+            block, broken = without_broken(mono(block, self._config.channel))
             n_broken += broken
             yield block
+        if n_broken > n_read * MAX_BROKEN:
+            raise SourceError(
+                f"{self._config.path}: {n_broken} of {n_read} samples are NaN, infinite or absurdly large: this is no "
+                "sound; was it written in another sample format? Convert it again"
+            )
         if n_broken:
-            log.warning("%s: %d samples were NaN or infinite and count as silence", self._config.path, n_broken)
+            log.warning("%s: %d broken samples (NaN, infinite or huge) count as silence", self._config.path, n_broken)
         n_promised = _n_promised(file)
         if n_read < n_promised:
             raise SourceError(
@@ -126,6 +130,8 @@ class FileSource:
     def _read(self, file: soundfile.SoundFile, n_read: int) -> Samples:
         """The next block, (n, channels); empty at the end."""
         try:
+            if n_read == 0:
+                file.seek(0)
             block: Samples = file.read(_block_length(file), dtype="float32", always_2d=True)
         except soundfile.SoundFileError as error:
             raise SourceError(
@@ -156,16 +162,14 @@ class FileSource:
 
 def _open(path: Path, channel: Channel) -> SequentialFile:
     """The file, checked to hold sound and the wanted channel."""
-    if path.exists() and not path.is_file():
-        raise SourceError(f"{path}: is {'a folder' if path.is_dir() else 'not a regular file'}; name an audio file")
     try:
-        with path.open("rb") as raw:
-            has_bytes = bool(raw.read(1))
-        file = SequentialFile(path) if has_bytes else None
+        file = SequentialFile(path) if _has_bytes(path) else None
     except FileNotFoundError as error:
         raise SourceError(f"{path}: no such file; check the path") from error
     except OSError as error:
         raise SourceError(f"{path}: can't be read: {error.strerror}") from error
+    except ValueError as error:  # no path at all: a zero byte in it
+        raise SourceError(f"{str(path)!r}: can't be read: {error}; check the path") from error
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a name ending in .raw
         known = ", ".join(soundfile.available_formats())
         raise SourceError(f"{path}: not an audio file that can be read; known formats: {known}") from error
@@ -176,6 +180,14 @@ def _open(path: Path, channel: Channel) -> SequentialFile:
         file.close()
         raise SourceError(f"{path}: no channel {channel}; it has {n_channels}: choose 1 to {n_channels}, or mix")
     return file
+
+
+def _has_bytes(path: Path) -> bool:
+    """Whether the file holds anything; what is no file is refused before it is opened, where a pipe would block."""
+    if path.exists() and not path.is_file():
+        raise SourceError(f"{path}: is {'a folder' if path.is_dir() else 'not a regular file'}; name an audio file")
+    with path.open("rb") as raw:
+        return bool(raw.read(1))
 
 
 def _block_length(file: SequentialFile) -> int:

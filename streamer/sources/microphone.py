@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,11 +22,12 @@ from streamer.audio.ring import Ring
 from streamer.core import Reason, Samples
 from streamer.errors import DeviceNotFound, SourceError
 from streamer.sources._capture import HEADER, MAGIC, Device, Kind, Request
-from streamer.sources.base import Channel, Source, SourceInfo, without_nan
+from streamer.sources.base import Channel, Source, SourceInfo, without_broken
 
 log = logging.getLogger(__name__)
 
 HELLO_S = 10.0  # a loaded machine opens a device in 2 s; a hung sound server never answers
+WAKE_S = 0.2  # how soon threads that wait for a silent child notice `kill`: closing a pipe does not wake them
 KILL_S = 1.0  # a process stuck in a driver survives SIGKILL for as long as the driver likes
 CHATTER_BYTES = 2000  # of the child's last words
 CHATTER_PAUSE_S = 0.01  # at most 400 kB/s: a flood (1 GB in 12 s was seen) then blocks the child instead of us
@@ -74,41 +75,55 @@ class Microphone:
         self._child: _Child | None = None
         self._ring: Ring | None = None
         self._thread: threading.Thread | None = None
-        self._max_block = 0
+        self._lock = threading.Lock()  # over the above and the next
+        self._generation = 0
         self.overflows = 0
 
     def open(self) -> SourceInfo:
-        """See `Source.open`. Blocks for at most `HELLO_S`."""
-        self.close()
-        self._ring = None
+        """See `Source.open`. Blocks for at most `HELLO_S`; raises SourceError soon after a `close` meanwhile."""
+        generation = self._let_go()
         config = self._config
-        request = Request(config.device, config.channel, config.sample_rate)
-        self._child = _Child(f"microphone '{config.device}'", request)
+        child = _Child(f"microphone '{config.device}'", Request(config.device, config.channel, config.sample_rate))
+        with self._lock:
+            is_wanted = self._generation == generation
+            if is_wanted:
+                self._child = child
+        if not is_wanted:
+            child.kill()
         try:
-            hello = self._child.hello(HELLO_S)
+            hello = child.hello(HELLO_S)
         except SourceError:
-            self.close()
+            child.kill()
             raise
-        self._max_block = hello["max_block"]
-        return SourceInfo(hello["description"], hello["sample_rate"], self._max_block, is_live=True)
+        return SourceInfo(hello["description"], hello["sample_rate"], hello["max_block"], is_live=True)
 
     def start(self, ring: Ring, clock: Clock) -> None:
-        """See `Source.start`."""
-        if self._child is None:
-            raise RuntimeError("open() the microphone first")
-        self._ring = ring
-        arguments = (self._child, ring, clock)
-        self._thread = threading.Thread(target=self._deliver, args=arguments, name="source-microphone", daemon=True)
-        self._thread.start()
+        """See `Source.start`. Where `close` came first, only the ring is closed."""
+        with self._lock:
+            if self._child is None:
+                ring.close(Reason.STOP)
+                return
+            arguments = (self._child, ring, clock)
+            self._ring = ring
+            self._thread = threading.Thread(target=self._deliver, args=arguments, name="source-microphone", daemon=True)
+            self._thread.start()
 
     def close(self) -> None:
-        """See `Source.close`. Takes `KILL_S` at worst, also while PortAudio hangs."""
-        ring, child, thread = self._ring, self._child, self._thread
-        self._child = self._thread = None
+        """See `Source.close`. Any thread; takes little more than `KILL_S` at worst, also while PortAudio hangs."""
+        self._let_go()
+
+    def _let_go(self) -> int:
+        """End what runs, and an `open` under way in another thread; returns the number of the new generation."""
+        with self._lock:
+            self._generation += 1
+            generation = self._generation
+            ring, child, thread = self._ring, self._child, self._thread
+            self._ring = self._child = self._thread = None
         if ring is not None:
             ring.close(Reason.STOP)
         if child is not None:
             child.kill(thread)
+        return generation
 
     def _deliver(self, child: "_Child", ring: Ring, clock: Clock) -> None:
         """Copy blocks into the ring until the child ends, whether killed by `close` or by itself."""
@@ -116,7 +131,7 @@ class Microphone:
             while (frame := child.read()) is not None:
                 _, is_overflow, captured, payload = frame
                 block: Samples = np.frombuffer(payload, np.float32)
-                block, _ = without_nan(block)
+                block, _ = without_broken(block)
                 self.overflows += is_overflow
                 clock.anchor(ring.written, captured)
                 ring.write(block)
@@ -132,9 +147,17 @@ class _Child:
 
     def __init__(self, name: str, request: Request) -> None:
         self.name = name
-        command = [sys.executable, "-m", "streamer.sources._capture", json.dumps(asdict(request))]
+        # -P: a queue.py in the working directory must not stand in for Python's own.
+        command = [sys.executable, "-P", "-m", "streamer.sources._capture", json.dumps(asdict(request))]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0)  # noqa: S603
+        try:
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0)  # noqa: S603
+        except OSError as error:
+            raise SourceError(
+                f"{name}: the capture process can't be started: {error.strerror}; "
+                "is the machine out of memory, or of open files (ulimit -n)?"
+            ) from error
+        self._is_killed = False
         self._chatter = b""
         self._listener = threading.Thread(target=self._listen, name="source-microphone-stderr", daemon=True)
         self._listener.start()
@@ -154,6 +177,8 @@ class _Child:
             ) from error
         except ValueError as error:  # also where `close` came meanwhile
             raise SourceError(f"{self.name}: {error}") from error
+        if self._is_killed:
+            raise SourceError(f"{self.name}: closed while it was being opened")
         if frame is None:
             raise SourceError(f"{self.name}: the capture process ended: {self.last_words()}")
         kind, _, _, payload = frame
@@ -180,24 +205,29 @@ class _Child:
         return None if payload is None else (Kind(kind), bool(is_overflow), captured, payload)
 
     def _take(self, n: int, deadline: float | None) -> bytes | None:
-        assert self._process.stdout is not None
-        poll = select.poll()
-        poll.register(self._process.stdout, select.POLLIN)
         data = bytearray()
         while len(data) < n:
-            wait_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-            if not poll.poll(wait_ms):
-                raise TimeoutError
-            chunk = self._process.stdout.read(n - len(data))
-            if not chunk:
+            if not (chunk := self._read(self._process.stdout, n - len(data), deadline)):
                 return None
             data += chunk
         return bytes(data)
 
+    def _read(self, pipe: IO[bytes] | None, n: int, deadline: float | None = None) -> bytes:
+        """Up to `n` bytes as soon as there are any; none once the pipe ended or `kill` was called."""
+        assert pipe is not None
+        while not self._is_killed:
+            poll = select.poll()
+            poll.register(pipe, select.POLLIN)
+            left_s = WAKE_S if deadline is None else deadline - time.monotonic()
+            if poll.poll(max(0.0, min(WAKE_S, left_s)) * 1000):
+                return pipe.read(n)
+            if left_s <= 0:
+                raise TimeoutError
+        return b""
+
     def _listen(self) -> None:
         """Keep the end of what the child prints, and no more."""
-        assert self._process.stderr is not None
-        while chunk := self._process.stderr.read(CHATTER_READ):
+        while chunk := self._read(self._process.stderr, CHATTER_READ):
             self._chatter = (self._chatter + chunk)[-CHATTER_BYTES:]
             time.sleep(CHATTER_PAUSE_S)
 
@@ -208,13 +238,15 @@ class _Child:
         return lines[-1] if lines else "it gave no reason"
 
     def kill(self, reader: threading.Thread | None = None) -> None:
-        """End the process, wait for it, its listener and its `reader`, but not for long."""
+        """End the process, wait for it, its listener and its `reader`, but not for long. Only the first call counts."""
+        if self._is_killed:
+            return
+        self._is_killed = True
         self._process.kill()
         try:
             self._process.wait(KILL_S)
         except subprocess.TimeoutExpired:
             log.warning("%s: capture process %d can't be killed: it hangs in a driver", self.name, self._process.pid)
-            return
         for thread in (reader, self._listener):
             if thread is not None:
                 thread.join(KILL_S)

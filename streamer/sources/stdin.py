@@ -10,6 +10,7 @@ import select
 import stat
 import threading
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from streamer.audio.clock import Clock
 from streamer.audio.ring import Ring
 from streamer.core import Reason, Samples
 from streamer.errors import SourceError
-from streamer.sources.base import Channel, Source, SourceInfo, mono, without_nan
+from streamer.sources.base import MAX_BROKEN, Channel, Source, SourceInfo, mono, without_broken
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,8 @@ class StdinSource:
             raise SourceError(f"standard input is closed; pipe raw sound into it: {example}") from error
         if stat.S_ISCHR(kind) and os.isatty(self._fd):
             raise SourceError(f"standard input is a terminal; pipe raw sound into it: {example}")
+        if stat.S_ISDIR(kind):
+            raise SourceError(f"standard input is a folder; pipe raw sound into it: {example}")
         return SourceInfo("standard input", self._config.sample_rate, self._max_block, is_live=True)
 
     def start(self, ring: Ring, clock: Clock) -> None:
@@ -104,28 +107,43 @@ class StdinSource:
             self._ring.close(Reason.STOP)
 
     def _deliver(self, ring: Ring, clock: Clock) -> None:
-        """Read until the end or `close`; a frame split over two reads waits for its other half in `rest`."""
+        """Copy into the ring until the end or `close`."""
+        reason = Reason.SOURCE_END
+        n_read = n_broken = 0
+        rate = self._config.sample_rate
+        try:
+            for data in self._frames():
+                block, broken = without_broken(self._decode(data))
+                clock.anchor(ring.written, time.monotonic() - len(block) / rate)
+                ring.write(block)
+                n_broken += broken
+                if n_read < rate <= n_read + len(block) and n_broken > rate * MAX_BROKEN:
+                    share = f"{n_broken} of the first {n_read + len(block)} samples"
+                    log.warning("standard input: %s are no sound; is this really %s?", share, self._config.format)
+                n_read += len(block)
+        except OSError as error:
+            log.error("standard input: can't be read any more: %s", error.strerror)  # noqa: TRY400  as in file.py
+            reason = Reason.SOURCE_LOST
+        if n_broken:
+            log.warning("standard input: %d broken samples (NaN, infinite or huge) count as silence", n_broken)
+        ring.close(Reason.STOP if self._stopping.is_set() else reason)
+
+    def _frames(self) -> Iterator[bytes]:
+        """Whole frames until the end or `close`; one split over two reads waits for its other half in `rest`."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         rest = b""
-        n_broken = 0
         while not self._stopping.is_set():
             if not poll.poll(POLL_MS):
                 continue
             if not (received := os.read(self._fd, self._max_block * self._frame_bytes - len(rest))):
                 break
             data = rest + received
-            n = len(data) // self._frame_bytes
-            rest = data[n * self._frame_bytes :]
-            block, broken = without_nan(self._decode(data[: n * self._frame_bytes]))
-            n_broken += broken
-            clock.anchor(ring.written, time.monotonic() - n / self._config.sample_rate)
-            ring.write(block)
+            end = len(data) - len(data) % self._frame_bytes
+            rest = data[end:]
+            yield data[:end]
         if rest:
             log.warning("standard input: ended in the middle of a sample; %d bytes dropped", len(rest))
-        if n_broken:
-            log.warning("standard input: %d samples were NaN or infinite and count as silence", n_broken)
-        ring.close(Reason.STOP if self._stopping.is_set() else Reason.SOURCE_END)
 
     def _decode(self, data: bytes) -> Samples:
         """(n,) float32 from whole frames of bytes."""

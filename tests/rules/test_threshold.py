@@ -203,10 +203,10 @@ def test_scores_and_level_of_an_event() -> None:
     assert (start.stream_id, start.rule, start.end_reason, start.offset) == ("mic", "dog", None, None)
 
 
-def test_an_unknown_label() -> None:
+def test_unknown_labels() -> None:
     with pytest.raises(ConfigError) as caught:
         rule(("Bark", "Barking", "Meow"))
-    assert str(caught.value) == "label 'Barking' is not one of the model's; run 'streamer labels' for the list"
+    assert str(caught.value) == "the model does not know 'Barking', 'Meow'; run 'streamer labels' for the list"
 
 
 @pytest.mark.parametrize(("options", "sentence"), [

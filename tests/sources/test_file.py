@@ -1,5 +1,6 @@
 """Recordings: every sensible one is heard, every other is one clear sentence."""
 
+import errno
 import logging
 import re
 import time
@@ -71,14 +72,25 @@ def test_blocks_are_short_and_the_file_can_be_read_again(tmp_path: Path) -> None
     source.close()
 
 
-def test_nan_and_infinity_become_silence_and_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_broken_samples_become_silence_and_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     broken = NOISE.copy()
-    broken[[3, 20_000]] = np.nan, -np.inf
+    broken[[3, 4, 20_000]] = np.nan, 1e4, -np.inf
     path = sounds.write(tmp_path / "a.wav", broken, RATE)
     found = read(path)
-    assert found[3] == found[20_000] == 0
+    assert found[3] == found[4] == found[20_000] == 0
     assert np.isfinite(found).all()
-    assert caplog.messages == [f"{path}: 2 samples were NaN or infinite and count as silence"]
+    assert caplog.messages == [f"{path}: 3 broken samples (NaN, infinite or huge) count as silence"]
+
+
+def test_a_file_of_mostly_broken_samples_is_no_sound(tmp_path: Path) -> None:
+    garbage = (NOISE * 32767).astype("<i2").view("<f4")
+    path = sounds.write(tmp_path / "a.wav", garbage.reshape(-1, 2), RATE)
+    sentence = (
+        rf"^{re.escape(str(path))}: \d+ of 8000 samples are NaN, infinite or absurdly large: this is no sound; "
+        r"was it written in another sample format\? Convert it again$"
+    )
+    with pytest.raises(SourceError, match=sentence):
+        read(path)
 
 
 def test_a_one_sample_file_is_a_sound(tmp_path: Path) -> None:
@@ -94,6 +106,7 @@ def test_a_one_sample_file_is_a_sound(tmp_path: Path) -> None:
         ("a.wav", b"Not a sound.\n" * 99, r"a\.wav: not an audio file that can be read; known formats: .*FLAC.*WAV"),
         ("a.raw", b"\0" * 999, r"a\.raw: not an audio file that can be read; known formats: "),
         ("a/b.wav", None, r"a/b\.wav: no such file; check the path$"),
+        ("a" * 300, None, r"a{300}: can't be read: File name too long$"),
     ],
 )
 def test_what_is_no_sound_is_one_sentence(tmp_path: Path, name: str, content: Any, sentence: str) -> None:
@@ -106,6 +119,20 @@ def test_what_is_no_sound_is_one_sentence(tmp_path: Path, name: str, content: An
         FileSource(Config(path=path)).open()
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(path))
+
+
+def test_a_name_that_no_file_can_have_is_a_sentence() -> None:
+    with pytest.raises(SourceError, match=r"^'a\\x00b\.wav': can't be read: embedded null byte; check the path$"):
+        FileSource(Config(path=Path("a\0b.wav"))).open()
+
+
+def test_a_folder_that_may_not_be_searched_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)  # as root every folder may be searched
+    with pytest.raises(SourceError, match=r"^private/a\.wav: can't be read: Permission denied$"):
+        FileSource(Config(path=Path("private/a.wav"))).open()
 
 
 def test_a_file_with_a_header_and_nothing_else_is_empty(tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
 The capture child runs for real, with `portaudio/sounddevice.py` in place of sounddevice.
 """
 
+import errno
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +26,7 @@ from streamer.audio.ring import Ring
 from streamer.core import Reason
 from streamer.errors import DeviceNotFound, SourceError
 from streamer.sources import microphone
-from streamer.sources._capture import MAX_LATENCY_S, Device, captured_at, choose, stable_id
+from streamer.sources._capture import MAX_LATENCY_S, Device, Request, captured_at, choose, stable_id
 from streamer.sources.microphone import Config, Microphone
 from tests.fakes import wait_for
 
@@ -336,8 +340,106 @@ def test_a_child_that_does_not_speak_in_frames_is_refused(monkeypatch: pytest.Mo
     echo = shutil.which("echo")
     assert echo is not None
     monkeypatch.setattr(sys, "executable", echo)
-    with pytest.raises(SourceError, match=r"^microphone 'default': the capture process sent b'-m .* where a frame"):
+    with pytest.raises(SourceError, match=r"^microphone 'default': the capture process sent b'-P .* where a frame"):
         Microphone(Config()).open()
+
+
+@pytest.mark.usefixtures("plot")
+def test_a_child_that_can_not_be_started_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    sentence = (
+        r"^microphone 'default': the capture process can't be started: Too many open files; is the machine out of "
+        r"memory, or of open files \(ulimit -n\)\?$"
+    )
+    source = Microphone(Config())
+    with pytest.raises(SourceError, match=sentence):
+        source.open()
+    source.close()
+
+
+def test_modules_in_the_working_directory_are_not_ours(
+    mic: Microphone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("raise RuntimeError('a stray file')")
+    monkeypatch.chdir(tmp_path)
+    assert mic.open().sample_rate == 8000
+
+
+def test_a_child_that_can_not_be_killed_leaves_no_pipe_and_no_thread(
+    mic: Microphone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ring, _ = start(mic)
+    wait_for(lambda: ring.written == N, "all samples")
+    child, reader = mic._child, mic._thread
+    assert child is not None
+    assert reader is not None
+    process = child._process
+
+    def survive(timeout: float) -> None:
+        raise subprocess.TimeoutExpired("capture", timeout)
+
+    os.kill(process.pid, signal.SIGSTOP)  # silent, as in a driver
+    monkeypatch.setattr(process, "kill", lambda: None)
+    monkeypatch.setattr(process, "wait", survive)
+    try:
+        mic.close()
+        assert ring.closed is Reason.STOP
+        assert not reader.is_alive()
+        assert not child._listener.is_alive()
+        assert all(pipe is not None and pipe.closed for pipe in (process.stdin, process.stdout, process.stderr))
+        said = f"microphone 'default': capture process {process.pid} can't be killed: it hangs in a driver"
+        assert caplog.messages == [said]
+    finally:
+        monkeypatch.undo()
+        process.kill()
+        process.wait()
+
+
+def test_close_while_the_child_is_being_started(mic: Microphone, monkeypatch: pytest.MonkeyPatch) -> None:
+    children: list[Child] = []
+
+    class Child(microphone._Child):
+        """Another thread's `close` comes before the microphone knows of it."""
+
+        def __init__(self, name: str, request: Request) -> None:
+            super().__init__(name, request)
+            children.append(self)
+            mic.close()
+
+    monkeypatch.setattr(microphone, "_Child", Child)
+    with pytest.raises(SourceError, match=r"^microphone 'default': closed while it was being opened$"):
+        mic.open()
+    assert children[0]._process.poll() is not None
+    ring = Ring(10 * N, 240)
+    mic.start(ring, Clock(8000))
+    assert ring.closed is Reason.STOP
+
+
+def test_close_while_a_hung_sound_system_is_awaited(mic: Microphone, plot: Plot) -> None:
+    plot("hang")
+    errors: list[SourceError] = []
+
+    def open_mic() -> None:
+        try:
+            mic.open()
+        except SourceError as error:
+            errors.append(error)
+
+    opening = threading.Thread(target=open_mic)
+    opening.start()
+    wait_for(lambda: mic._child, "the child")
+    child = mic._child
+    assert child is not None
+    mic.close()
+    mic.close()
+    opening.join(microphone.HELLO_S / 2)
+    assert [str(error) for error in errors] == ["microphone 'default': closed while it was being opened"]
+    assert child._process.poll() is not None
+    plot("well")
+    assert mic.open().sample_rate == 8000
 
 
 def test_config_is_strict() -> None:

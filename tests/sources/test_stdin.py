@@ -1,9 +1,12 @@
 """Raw PCM: any bytes in any portions become the right samples."""
 
+import errno
 import os
+import re
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,11 +46,21 @@ def test_s16(piped: Piped) -> None:
     np.testing.assert_array_equal(found, RAMP / np.float32(32768))
 
 
-def test_f32_with_nan_and_infinity(piped: Piped, caplog: pytest.LogCaptureFixture) -> None:
-    samples = np.array([0.5, np.nan, -0.25, np.inf, 1.5], "<f4")
+def test_f32_with_broken_samples(piped: Piped, caplog: pytest.LogCaptureFixture) -> None:
+    samples = np.array([0.5, np.nan, -0.25, np.inf, 1.5, -1001, 1000], "<f4")
     found = heard(Config(sample_rate=RATE, format="f32le"), piped(samples.tobytes()))
-    np.testing.assert_array_equal(found, np.array([0.5, 0, -0.25, 0, 1.5], np.float32))
-    assert caplog.messages == ["standard input: 2 samples were NaN or infinite and count as silence"]
+    np.testing.assert_array_equal(found, np.array([0.5, 0, -0.25, 0, 1.5, 0, 1000], np.float32))
+    assert caplog.messages == ["standard input: 3 broken samples (NaN, infinite or huge) count as silence"]
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_16_bit_sound_taken_for_float_is_named(piped: Piped, caplog: pytest.LogCaptureFixture, channels: int) -> None:
+    noise = np.random.default_rng(1).normal(0, 300, 6 * channels * RATE).astype("<i2")  # 3 s, were it float
+    found = heard(Config(sample_rate=RATE, format="f32le", channels=channels), piped(noise.tobytes()))
+    assert np.abs(found).max() <= 1000
+    named, counted = caplog.messages
+    assert re.search(r"^standard input: \d+ of the first 1\d{4} samples are no sound; is this really f32le\?$", named)
+    assert re.search(r"^standard input: \d+ broken samples", counted)
 
 
 @pytest.mark.parametrize(("channel", "expected"), [("mix", 0.375), (1, 0.5), (2, 0.25)])
@@ -111,6 +124,32 @@ def test_a_closed_input_is_a_sentence() -> None:
     os.close(writing)
     with pytest.raises(SourceError, match=r"^standard input is closed; pipe raw sound into it: arecord -t raw"):
         StdinSource(Config(sample_rate=RATE, format="s16le"), reading).open()
+
+
+def test_a_folder_is_a_sentence(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(SourceError, match=r"^standard input is a folder; pipe raw sound into it: arecord -t raw"):
+        StdinSource(Config(sample_rate=RATE, format="s16le"), folder).open()
+    os.close(folder)
+
+
+def test_an_input_that_fails_is_lost(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(fd: int, n: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    reading, writing = os.pipe()
+    os.write(writing, b"sound")
+    source = StdinSource(Config(sample_rate=RATE, format="s16le"), reading)
+    ring = Ring(RATE, source.open().max_block)
+    monkeypatch.setattr(os, "read", fail)
+    source.start(ring, Clock(RATE))
+    wait_for(lambda: ring.closed, "the loss")
+    assert ring.closed is Reason.SOURCE_LOST
+    assert caplog.messages == ["standard input: can't be read any more: Input/output error"]
+    monkeypatch.undo()
+    source.close()
+    os.close(reading)
+    os.close(writing)
 
 
 def test_a_terminal_is_a_sentence() -> None:

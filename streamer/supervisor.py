@@ -1,0 +1,155 @@
+"""One source kept alive: opened, watched, and opened again when it fails; its state published.
+
+Event loop only. What may block is done in threads of its own.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from streamer.audio.clock import Clock
+from streamer.audio.ring import Ring
+from streamer.core import Message, Reason, Scores, SegmentEnd, Status
+from streamer.errors import DeviceLost, SourceError
+from streamer.line import Line
+from streamer.reporter import status_message
+from streamer.sources.base import Source, SourceInfo
+from streamer.stats import Stats
+from streamer.stream import Late
+
+log = logging.getLogger(__name__)
+RING_S = 20.0  # sound kept for a model that is late; more would only make events later still
+WATCH_S = 0.1  # how often a source is looked at
+STALL_S = 2.0  # a USB hub re-enumerates within 1.5 s; shorter would flap
+STALL_BLOCKS = 5  # a source of long blocks is allowed some of them
+FIRST_WAIT_S = 0.5  # a sound server restarts within a second
+LONGEST_WAIT_S = 15.0  # a microphone plugged in again is heard within a quarter of a minute
+MOST_PATIENCE = 10  # times `zeros_s`: how rarely a device that gives nothing but one value is reopened in the end
+
+
+class Supervisor:
+    """Keeps the source of one stream open.
+
+    Args:
+        line: the stream it feeds.
+        source: what to open; never another one.
+        zeros_s: seconds of one constant value after which the device counts as dead; None: it never does.
+        late: what the stream does when the model is late; `auto` is `latest` for live sources and `every` for others.
+        put: takes the stream's status messages.
+        stats: gets `source_failures`.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        source: Source,
+        *,
+        zeros_s: float | None,
+        late: Literal["auto", "latest", "every"],
+        put: Callable[[Message], None],
+        stats: Stats,
+    ) -> None:
+        self.line = line
+        self.source = source
+        self.status = Status.OFFLINE
+        self._name = line.stream.stream_id
+        self._zeros_s = zeros_s
+        self._late = late
+        self._put = put
+        self._stats = stats
+        self._scored = self._sounded = time.monotonic()  # the newest hop; the newest that held more than one value
+        self._patience = 1  # in units of `zeros_s`: how long a mute device is kept before it is opened anew
+        self._ended = asyncio.Event()  # the engine has heard the last sample there is
+
+    def heard(self, output: Scores | SegmentEnd) -> None:
+        """Take note of what the engine made of the source's sound."""
+        if isinstance(output, Scores):
+            self._scored = time.monotonic()
+            if not output.level.is_constant:
+                self._sounded, self._patience = self._scored, 1
+        elif output.reason == Reason.SOURCE_END:
+            self._ended.set()
+
+    def set_status(self, status: Status) -> None:
+        """Publish a new status."""
+        if status != self.status:
+            log.info("stream %s: %s", self._name, status.value)
+            self.status = status
+            self._put(status_message(self._name, status))
+
+    async def run(self) -> None:
+        """Keep one source open: reopen it, ever more patiently, when it fails. Returns at its natural end."""
+        failures = 0
+        try:
+            while True:
+                opened = time.monotonic()
+                try:
+                    info = await asyncio.to_thread(self.source.open)
+                    log.info("stream %s: listening to %s at %d Hz", self._name, info.description, info.sample_rate)
+                    await self._listen(info)
+                    await self._ended.wait()
+                except SourceError as error:
+                    reason = str(error)
+                except Exception as error:  # a driver's surprise must not end the other streams
+                    log.exception("stream %s", self._name)
+                    reason = f"{type(error).__name__}: {error}"
+                else:
+                    log.info("stream %s: the source has come to its end", self._name)
+                    return
+                await asyncio.to_thread(self.source.close)
+                self.set_status(Status.STALLED)
+                failures = 0 if time.monotonic() - opened > LONGEST_WAIT_S else failures + 1
+                wait_s = min(FIRST_WAIT_S * 2 ** min(failures, 10), LONGEST_WAIT_S)
+                wait_s *= random.uniform(0.75, 1.0)  # noqa: S311  several microphones of one hub must not knock in step
+                log.warning("stream %s: %s; trying again in %.1f s", self._name, reason, wait_s)
+                self._stats.count("source_failures")
+                await asyncio.sleep(wait_s)
+        finally:
+            self.set_status(Status.OFFLINE)
+            await asyncio.to_thread(self.source.close)
+
+    async def _listen(self, info: SourceInfo) -> None:
+        """Feed the stream from one opening of the source until its natural end.
+
+        Raises:
+            DeviceLost: it broke, or gives nothing.
+        """
+        size = max(4 * info.max_block, round(RING_S * info.sample_rate))
+        ring, clock = Ring(size, info.max_block), Clock(info.sample_rate)
+        late: Late = "latest" if info.is_live else "every"
+        self.line.stream.attach(ring, clock, late if self._late == "auto" else self._late)
+        self.source.start(ring, clock)
+        try:
+            await self._watch(info, ring)
+        except DeviceLost:
+            ring.close(Reason.SOURCE_LOST)
+            raise
+
+    async def _watch(self, info: SourceInfo, ring: Ring) -> None:
+        """Look at a ring until its source has come to its end.
+
+        Raises:
+            DeviceLost: it stopped filling, or fills with one constant value.
+        """
+        stall_s = max(STALL_S, STALL_BLOCKS * info.max_block / info.sample_rate)
+        opened = moved = time.monotonic()
+        written = 0
+        while ring.closed is None:
+            await asyncio.sleep(WATCH_S)
+            now = time.monotonic()
+            if ring.written > written:
+                written, moved = ring.written, now
+            dead_s = self._scored - self._sounded  # by the engine's word: one that is slow hears nothing either
+            is_mute = self._zeros_s is not None and dead_s > self._zeros_s
+            if info.is_live and now - moved > stall_s:
+                raise DeviceLost(f"no sound from {info.description} for {now - moved:.1f} s")
+            if is_mute and now - opened > (self._zeros_s or 0) * self._patience:
+                self._patience = min(self._patience + 1, MOST_PATIENCE)
+                raise DeviceLost(f"nothing but silence of one value from {info.description} for {dead_s:.0f} s: muted?")
+            if written:
+                self.set_status(Status.STALLED if is_mute else Status.ONLINE)
+        if ring.closed != Reason.SOURCE_END:
+            raise DeviceLost(f"{info.description} was lost")
