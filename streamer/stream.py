@@ -103,7 +103,9 @@ class Stream:
         while True:
             if len(self._samples) >= self._needed:
                 window = self._advance(self._needed)
-                if self._late == "every" or self._behind() < max(self._hop_frames, SLACK_FRAMES):
+                slack = 0 if self._is_late else SLACK_FRAMES
+                self._is_late = self._behind() >= max(self._hop_frames, slack)
+                if self._late == "every" or not self._is_late:
                     return window
                 self._stats.count("skipped")
             elif not self._read():
@@ -124,6 +126,7 @@ class Stream:
         self._fbank.reset()
         self._samples = np.empty(0, np.float32)  # at the model rate, not yet in the features
         self._fed = 0  # samples of this piece that are in the features
+        self._is_late: bool = False  # and skips what it can until it is not
         self._quiet = 0  # samples since the last hop over the gate
         self._last_end = self._position  # of the newest window handed out
 

@@ -25,6 +25,8 @@ def tag(path: Path, backend: Backend, top: int) -> Iterator[dict[str, object]]:
     rate, size = spec.fbank.sample_rate, spec.window_frames * spec.fbank.frame_hop
     start = 0
     for clip in _clips(path, rate, size):
+        if start and len(clip) < spec.fbank.frame_length:  # the file ends a few samples after a window: nothing to see
+            break
         frames = clip_features(clip, spec.fbank, spec.window_frames)
         scores = activate(backend.infer(frames[None]), spec.activation)[0]
         best = np.argsort(-scores)[:top]

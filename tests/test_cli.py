@@ -67,6 +67,19 @@ def test_check_knows_the_models_labels(tmp_path, capsys):
     )
 
 
+def test_another_model_is_asked_for_its_labels_before_the_configured_one(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "config.yaml"
+    path.write_text("node: garage\nmodel: {checkpoint: nope}\nstreams: {mic: {source: {type: microphone}}}\n"
+                    "rules:\n  bark: {type: threshold, labels: [Barking]}\n")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["check"]) == 2
+    assert capsys.readouterr().err.startswith("config.yaml:2: model.checkpoint: checkpoint 'nope' not found; known: ")
+    assert cli.main(["detect", "--model", "starter", "x.wav"]) == 2
+    assert capsys.readouterr().err.startswith("config.yaml:5: rules.bark.labels[0]: unknown label 'Barking'; ")
+    assert cli.main(["tag", "--model", "starter", "x.wav"]) == 2
+    assert capsys.readouterr().err == "x.wav: no such file; check the path\n"  # rules are no matter of tag
+
+
 @pytest.mark.parametrize("command", ["run", "detect", "tag"])
 def test_bad_configuration_exits_2_before_anything_else(tmp_path, capsys, command):
     files = [] if command == "run" else ["x.wav"]

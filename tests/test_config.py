@@ -86,6 +86,7 @@ def mistakes_of(text: str) -> list[str]:
 
 TOP_KEYS = "known: model, node, rules, sinks, streams"
 STREAM_KEYS = "known: gate_dbfs, hop_s, late, rules, source"
+SOURCES = "known: file, microphone, stdin"
 RULE_KEYS = "known: labels, offset_threshold, onset_threshold, type"
 SINK_KEYS = "known: client_id, host, password, password_file, port, tls, type, username"
 HOPS = "must be a multiple of 0.01 seconds, and at least 0.01"
@@ -135,9 +136,9 @@ TOP = "node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\n{}\n"  
         (RULE, '"": {type: threshold, labels: [Bark]}', f"4: rules.: the name '' {NAMES}"),
         # types of edges
         (SOURCE, "{type: microfone}",
-         "4: streams.mic.source.type: unknown source 'microfone'; known: file, microphone, stdin. Did you mean 'microphone'?"),
-        (SOURCE, "{device: default}", "4: streams.mic.source.type: must name a source; known: file, microphone, stdin"),
-        (SOURCE, "{}", "4: streams.mic.source.type: must name a source; known: file, microphone, stdin"),
+         f"4: streams.mic.source.type: unknown source 'microfone'; {SOURCES}. Did you mean 'microphone'?"),
+        (SOURCE, "{device: default}", f"4: streams.mic.source.type: must name a source; {SOURCES}"),
+        (SOURCE, "{}", f"4: streams.mic.source.type: must name a source; {SOURCES}"),
         (SOURCE, "microphone", "4: streams.mic.source: must be a mapping, not 'microphone'"),
         (RULE, "a: {type: thresold, labels: [Bark]}",
          "4: rules.a.type: unknown rule 'thresold'; known: threshold. Did you mean 'threshold'?"),
@@ -196,8 +197,8 @@ TOP = "node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\n{}\n"  
         (TOP, "model: &m {device: *m}", "3: model.device: an alias can't stand inside what it names"),
         (TOP, "model: {device: !!int x}", "3: model.device: 'x' can't be read as !!int"),
         # what only one can have
-        (STREAM, "source: {type: stdin}\n  b: {source: {type: stdin}}",
-         "9: streams.b.source: stream 'mic' reads standard input; only one can"),
+        (SOURCE, "{type: stdin}\n  b: {source: {type: stdin}}",
+         "5: streams.b.source: stream 'mic' reads standard input; only one can"),
         (SINK, "{type: mqtt}\n  b: {type: mqtt, host: other}\n  c: {type: mqtt, port: 1883}",
          "6: sinks.c: the same client of the same broker as sink 'mqtt'; give one a client_id of its own"),
         # a stream's own options of rules
@@ -275,7 +276,7 @@ modle: {}
 """
     assert mistakes_of(text) == [
         f"c.yaml:1: node: the name 'Garage' {NAMES}. Did you mean 'garage'?",
-        "c.yaml:4: streams.source.source.type: unknown source 'Yeti'; known: file, microphone, stdin",
+        f"c.yaml:4: streams.source.source.type: unknown source 'Yeti'; {SOURCES}",
         "c.yaml:5: streams.source.rules.wrong.onset_threshold: must be less than 1, not 2",
         "c.yaml:5: streams.source.rules.alrm: unknown rule 'alrm'; known: alarm, wrong. Did you mean 'alarm'?",
         f"c.yaml:6: streams.source.hop: unknown key 'hop'; {STREAM_KEYS}. Did you mean 'hop_s'?",
@@ -508,7 +509,8 @@ def test_effective_is_a_configuration_itself() -> None:
 def test_schema_tells_the_edges_apart_by_type() -> None:
     document = schema({kind: list(EDGES[kind].values()) for kind in ("source", "rule", "sink")})
     stream = document["$defs"]["StreamConfig"]["properties"]
-    assert [option["$ref"] for option in stream["source"]["oneOf"]] == ["#/$defs/File", "#/$defs/Microphone", "#/$defs/Stdin"]
+    sources = [option["$ref"] for option in stream["source"]["oneOf"]]
+    assert sources == ["#/$defs/File", "#/$defs/Microphone", "#/$defs/Stdin"]
     assert stream["source"]["discriminator"]["propertyName"] == "type"
     assert set(document["properties"]) == {"node", "model", "streams", "rules", "sinks"}
     assert set(document["required"]) == {"node", "streams"}

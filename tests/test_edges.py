@@ -71,13 +71,15 @@ def test_a_back_end_is_built_by_the_module_it_names(monkeypatch: pytest.MonkeyPa
     assert built == (settings,)
 
 
-def test_a_gpu_that_is_not_there_is_a_mistake_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("n_gpus", [0, 1])
+def test_a_gpu_that_is_not_there_is_a_mistake_with_its_line(n_gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: n_gpus > 0)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     text = "node: garage\nmodel:\n  device: cuda:1\nstreams: {mic: {source: {type: microphone}}}\n"
     with pytest.raises(ConfigError) as caught:
         edges.build_backend(config.parse(text, "c.yaml", edges.edge_config))
     assert list(caught.value.mistakes) == [
-        "c.yaml:3: model.device: 'cuda:1' is not there: torch finds 1 CUDA devices here; write 'cpu' or 'auto'"
+        f"c.yaml:3: model.device: 'cuda:1' is not there: CUDA devices that torch finds: {n_gpus}; write 'cpu' or 'auto'"
     ]
 
 

@@ -52,7 +52,10 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("streamer.app", "streamer.supervisor", "streamer.outbox", "streamer.sinks", "streamer.demo", "streamer.cli"),
         (),
     ),
-    "threading": (("streamer.app", "streamer.engine", "streamer.sources", "streamer.stats"), ()),
+    "threading": (
+        ("streamer.app", "streamer.engine", "streamer.sources", "streamer.sinks._dial", "streamer.stats"),
+        (),
+    ),
 }
 
 

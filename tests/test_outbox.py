@@ -82,6 +82,19 @@ def test_replay_leaves_a_payload_without_the_key_and_the_callers_mapping_alone()
     assert marked == event(2)
 
 
+def test_replayed_are_those_there_at_the_last_resync_also_when_the_oldest_are_dropped() -> None:
+    outbox = filled(event(1), event(2), event(3), max_events=3)
+    outbox.resync()
+    outbox.put(event(4))
+    outbox.put(event(5))
+    assert [(m.payload["id"], m.payload["replayed"]) for m in drain(outbox, ack=False)] == [
+        (3, True), (4, False), (5, False),
+    ]
+    outbox.resync()
+    assert [(m.payload["id"], m.payload["replayed"]) for m in drain(outbox)] == [(3, True), (4, True), (5, True)]
+    assert outbox.pending == 0
+
+
 def test_resync_brings_every_state_again_and_drops_readings() -> None:
     outbox = filled(state("online"), state("ON", "mic/alarm/state"))
     assert len(drain(outbox)) == 2

@@ -33,11 +33,11 @@ def pick_device(device: str) -> str:
     Raises:
         LookupError: this machine has none of that name.
     """
-    n_gpus = torch.cuda.device_count()
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0  # an old driver counts, but can't run
     if device == "auto":
         return "cuda" if n_gpus else "cpu"
     if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= n_gpus:
-        raise LookupError(f"'{device}' is not there: torch finds {n_gpus} CUDA devices here; write 'cpu' or 'auto'")
+        raise LookupError(f"'{device}' is not there: CUDA devices that torch finds: {n_gpus}; write 'cpu' or 'auto'")
     return device
 
 

@@ -60,7 +60,8 @@ def build(config: Config, name: str, info: StreamInfo, new_id: Callable[[], str]
     """
     unknown = [label for label in config.labels if label not in info.labels]
     if unknown:
-        raise ConfigError(f"the model does not know {', '.join(map(repr, unknown))}; run 'streamer labels' for the list")
+        names = ", ".join(map(repr, unknown))
+        raise ConfigError(f"the model does not know {names}; run 'streamer labels' for the list")
     return Rule(config, name, info, new_id)
 
 

@@ -1,11 +1,12 @@
 """A TCP connection to a host by its name, given up at once when nobody wants it any more.
 
-In: host and port. Out: a connected socket. Event loop only; the name service is asked in a thread that nobody waits for.
+In: host and port. Out: a connected socket. Event loop only; a thread that nobody waits for asks the name service.
 """
 
 import asyncio
 import socket
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -36,8 +37,8 @@ async def dial(host: str, port: int) -> socket.socket:
         raise SinkError(f"no connection ({error.strerror}); check host, port and this machine's network") from error
 
 
-async def _resolve(host: str, port: int) -> list[Address]:
-    answer: Future[list[Address]] = Future()
+async def _resolve(host: str, port: int) -> Sequence[Address]:
+    answer: Future[Sequence[Address]] = Future()
     answer.set_running_or_notify_cancel()       # from here on it takes an answer, wanted or not
 
     def ask() -> None:
@@ -57,7 +58,7 @@ async def _resolve(host: str, port: int) -> list[Address]:
         raise SinkError(f"no such host ({getattr(error, 'strerror', error)}); {check}") from error
 
 
-async def _connect(addresses: list[Address]) -> socket.socket:
+async def _connect(addresses: Sequence[Address]) -> socket.socket:
     """Connect to the first that takes it, else raise the last one's OSError."""
     for i, (family, kind, protocol, _, address) in enumerate(addresses, 1):
         try:

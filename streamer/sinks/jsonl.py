@@ -69,7 +69,7 @@ class Jsonl:
             try:
                 await self._append(line)
             except OSError as error:
-                check = "its folder, permissions and free space" if error.errno not in UNREAD else "that somebody reads it"
+                check = "that somebody reads it" if error.errno in UNREAD else "its folder, permissions and free space"
                 await self._retry.failed(
                     f"events can't be written to {name}: {error.strerror}; they wait in memory. Check {check}"
                 )

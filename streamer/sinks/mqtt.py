@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, field_va
 from streamer.core import Message
 from streamer.errors import SinkError
 from streamer.outbox import Outbox
+from streamer.sinks._dial import dial
 from streamer.sinks.base import Retry, Sink, to_json
-from streamer.sinks.dial import dial
 
 log = logging.getLogger(__name__)
 # What aiomqtt logs, at every try anew, it also raises.

@@ -5,6 +5,8 @@ import contextlib
 import gc
 import json
 import logging
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -377,3 +379,47 @@ def test_a_broker_that_never_answers_holds_nobody_up() -> None:
                 await asyncio.sleep(0.05)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_broker_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, tls: bool) -> None:
+    monkeypatch.setattr(mqtt, "ANSWER_S", 6 * PATIENCE_S)      # it must not be waited for
+    async def scenario(broker: Broker) -> None:
+        outbox = Outbox()
+        config = {"tls": {"ca": str(broker.ca)}} if tls else {}
+        async with running(outbox, port=broker.port, **config) as (sink, task):
+            await until(lambda: sink.connected)
+            assert broker._process is not None
+            os.kill(broker._process.pid, signal.SIGSTOP)
+            outbox.put(event(1))
+            await asyncio.sleep(0.01)
+            task.cancel()
+            await asyncio.wait([task], timeout=PATIENCE_S)
+            broker.kill()       # stopped, it would not heed a gentler end
+            assert (task.cancelled(), outbox.pending) == (True, 1)
+
+    with Broker(tmp_path, tls=tls) as broker:
+        asyncio.run(scenario(broker))
+
+
+def test_what_can_not_be_said_is_dropped_and_the_rest_goes_on(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        outbox = Outbox()
+        async with subscriber(broker) as far, running(outbox, port=broker.port) as (sink, _):
+            await until(lambda: sink.connected)
+            for unsaid in ({"score": float("nan")}, {"score": object()}, "\ud800"):
+                outbox.put(Message("mic/event", unsaid))
+            outbox.put(Message("mic/+", "x"))
+            outbox.put(event(1))
+            await far.until(lambda s: bool(s.events()))
+            assert far.events() == [event(1).payload]
+            await until(lambda: not outbox.pending)
+            assert sink.reconnects == 0
+
+    broker.start()
+    asyncio.run(scenario())
+    assert [r.levelno for r in caplog.records] == [logging.ERROR] * 4
+    assert all(m.startswith("a message for 'mic/") and m.endswith("is dropped; report this") for m in caplog.messages)
+    caplog.clear()

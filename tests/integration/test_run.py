@@ -107,7 +107,7 @@ def test_file_gives_the_same_events_through_detect_and_through_run(tmp_path):
         done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
         replayed = [json.loads(line) for line in done.stdout.splitlines()]
     names = ("event_type", "rule", "label", "onset_s", "offset_s", "end_reason", "score_peak")
-    assert [[event[name] for name in names] for event in live] == [[event[name] for name in names] for event in replayed]
+    assert [[event[k] for k in names] for event in live] == [[event[k] for k in names] for event in replayed]
     starts = [event["onset_s"] for event in live if event["event_type"] == "start"]
     assert starts == [pytest.approx(3.2, abs=1.0), pytest.approx(24.0, abs=1.0)]
 

@@ -3,6 +3,7 @@ import logging
 
 import pytest
 
+from streamer.core import Message
 from streamer.sinks.base import LONGEST_WAIT_S, REMIND_S, STABLE_S, Retry, to_json
 
 
@@ -82,3 +83,15 @@ def test_json_is_compact_utf8_on_one_line() -> None:
 def test_json_has_no_word_for_not_a_number() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         to_json({"score": float("nan")})
+
+
+def test_json_has_no_word_for_an_object() -> None:
+    with pytest.raises(ValueError, match="Object of type object is not JSON serializable"):
+        to_json({"score": object()})
+
+
+def test_what_can_never_be_delivered_is_said_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    retry = Retry(logging.getLogger("test"))
+    for _ in range(3):
+        retry.dropped(Message("mic/event", {}), ValueError("nan"))
+    assert caplog.messages == ["a message for 'mic/event' can't be said (nan) and is dropped; report this"]

@@ -1,11 +1,16 @@
 import asyncio
+import contextlib
 import errno
 import io
 import json
 import logging
 import os
-from collections.abc import Callable
+import pty
+import socket
+import tty
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -146,6 +151,114 @@ def test_cancelling_leaves_the_rest_in_the_outbox(tmp_path: Path) -> None:
 
     asyncio.run(scenario())
     assert outbox.pending == 1
+
+
+def test_what_json_can_not_say_is_dropped_with_a_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "events.jsonl"
+    outbox = write(str(path), event(1), Message("mic/event", {"id": 2, "score": float("nan")}), event(3))
+    assert (lines(path), outbox.pending) == ([1, 3], 0)
+    assert [r.levelno for r in caplog.records] == [logging.ERROR]
+    assert "a message for 'mic/event' can't be said (Out of range float values" in caplog.messages[0]
+
+
+@contextlib.contextmanager
+def pipe(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    """A reader that reads nothing by itself, of what the path of that kind leads to: (path, its descriptor)."""
+    path = str(folder / "pipe")
+    if kind == "fifo":
+        os.mkfifo(path)
+        reader, others = os.open(path, os.O_RDONLY | os.O_NONBLOCK), []
+    else:
+        path = "-"
+        if kind == "terminal":
+            reader, writer = pty.openpty()
+            tty.setraw(writer)
+        elif kind == "socket":
+            reader, writer = (end.detach() for end in socket.socketpair())
+        else:
+            reader, writer = os.pipe()
+        others = [writer]
+        monkeypatch.setattr("streamer.sinks.jsonl.sys.stdout", SimpleNamespace(fileno=lambda: writer))
+    try:
+        yield path, reader
+    finally:
+        assert all(os.get_blocking(writer) for writer in others), "whoever shares it finds it changed"
+        for fd in (reader, *others):
+            os.close(fd)
+
+
+@pytest.mark.parametrize("kind", ["stdout", "fifo", "terminal", "socket"])
+def test_a_reader_that_stalls_holds_nobody_up_and_gets_all_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    outbox, read = Outbox(), bytearray()
+    for number in range(200):       # a megabyte: more than any of them holds
+        outbox.put(Message("mic/event", {"id": number, "label": "x" * 5000}))
+
+    async def scenario(path: str, reader: int) -> None:
+        task = asyncio.create_task(jsonl.build(jsonl.Config(path=path), "node").run(outbox))
+        before = -1
+        while before != outbox.pending:     # until it is stuck
+            before = outbox.pending
+            await asyncio.sleep(0.02)
+        assert 0 < outbox.pending
+        outbox.close()
+        asyncio.get_running_loop().add_reader(reader, lambda: read.extend(os.read(reader, 65536)))
+        await asyncio.wait_for(task, 10)
+        await until(lambda: read.endswith(b"\n") and json.loads(read.splitlines()[-1])["id"] == 199)
+        asyncio.get_running_loop().remove_reader(reader)
+
+    with pipe(kind, tmp_path, monkeypatch) as (path, reader):
+        asyncio.run(scenario(path, reader))
+    assert [json.loads(line)["id"] for line in read.splitlines()] == list(range(200))
+
+
+def test_a_reader_that_stalls_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox = Outbox()
+    outbox.put(Message("mic/event", {"id": 1, "label": "x" * 1_000_000}))
+
+    async def scenario(path: str) -> None:
+        task = asyncio.create_task(jsonl.build(jsonl.Config(path=path), "node").run(outbox))
+        await asyncio.sleep(0.02)
+        task.cancel()
+        await asyncio.wait([task], timeout=5)
+        assert task.cancelled()
+
+    with pipe("stdout", tmp_path, monkeypatch) as (path, _):
+        asyncio.run(scenario(path))
+    assert outbox.pending == 1
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_pipe_nobody_reads_waits_for_a_reader(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, outbox = tmp_path / "pipe", Outbox()
+    os.mkfifo(path)
+    outbox.put(event(1))
+
+    async def scenario() -> bytes:
+        task = asyncio.create_task(jsonl.build(jsonl.Config(path=str(path)), "node").run(outbox))
+        await until(lambda: caplog.messages)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        await until(lambda: not outbox.pending)
+        first = os.read(reader, 65536)
+        os.close(reader)
+        outbox.put(event(2))
+        await until(lambda: len(caplog.messages) == 2)
+        assert outbox.pending == 1
+        task.cancel()
+        await asyncio.wait([task])
+        return first
+
+    assert json.loads(asyncio.run(scenario()))["id"] == 1
+    wait = "they wait in memory. Check that somebody reads it"
+    assert caplog.messages == [
+        f"events can't be written to {path}: No such device or address; {wait}",
+        f"events can't be written to {path}: Broken pipe; {wait}",
+    ]
+
+
+def test_nowhere_is_a_file_too() -> None:
+    assert write("/dev/null", event(1)).pending == 0
 
 
 @pytest.mark.parametrize("config", [{"path": ""}, {"path": 3}, {"path": "x", "file": "y"}, {}])

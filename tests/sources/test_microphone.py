@@ -399,7 +399,7 @@ def test_a_child_that_can_not_be_killed_leaves_no_pipe_and_no_thread(
 
 
 def test_close_while_the_child_is_being_started(mic: Microphone, monkeypatch: pytest.MonkeyPatch) -> None:
-    children: list[Child] = []
+    children: list[microphone._Child] = []
 
     class Child(microphone._Child):
         """Another thread's `close` comes before the microphone knows of it."""
