@@ -67,6 +67,7 @@ class Stream:
         self._pieces: deque[Piece] = deque(maxlen=MAX_PIECES)
         self._fbank = OnlineFbank(spec.fbank, spec.window_frames)
         self._ring: Ring | None = None
+        self._is_late = False
         self._position = 0  # model samples that went into the features
         self._read_to = 0  # ring samples read
 
@@ -126,7 +127,7 @@ class Stream:
         self._fbank.reset()
         self._samples = np.empty(0, np.float32)  # at the model rate, not yet in the features
         self._fed = 0  # samples of this piece that are in the features
-        self._is_late: bool = False  # and skips what it can until it is not
+        self._is_late = False  # and skips what it can until it is not
         self._quiet = 0  # samples since the last hop over the gate
         self._last_end = self._position  # of the newest window handed out
 
