@@ -216,9 +216,8 @@ class App:
         if sinks:
             await asyncio.wait(sinks.values(), timeout=max(0.1, deadline - time.monotonic() - LAST_WORD_S))
         for name, task in sinks.items():
-            if not task.done():
+            if task.cancel() and self._outboxes[name].pending:
                 log.warning("sink %s: %d events were not delivered", name, self._outboxes[name].pending)
-                task.cancel()
         for task in sources:
             task.cancel()  # again: one that still waits for a driver to let go
 

@@ -167,8 +167,12 @@ def _each_file(args: argparse.Namespace, records: Any, row: Any) -> int:
         if not as_json:
             print(path)
         try:
+            is_silent = True
             for record in records(path):
+                is_silent = False
                 print(json.dumps(record, ensure_ascii=False) if as_json else row(record), flush=True)
+            if is_silent and not as_json:
+                print("  nothing that a rule reports; 'streamer tag' shows the scores")
         except SourceError as error:
             print(error, file=sys.stderr)
             code = MISTAKE

@@ -44,4 +44,4 @@ class Stats:
 
 
 def _percentiles(ordered: list[float]) -> dict[str, float]:
-    return {f"p{p}": ordered[ceil(p / 100 * len(ordered)) - 1] for p in PERCENTILES}
+    return {f"p{p}": round(ordered[ceil(p / 100 * len(ordered)) - 1], 2) for p in PERCENTILES}

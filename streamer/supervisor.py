@@ -37,7 +37,7 @@ class Supervisor:
         line: the stream it feeds.
         source: what to open; never another one.
         zeros_s: seconds of one constant value after which the device counts as dead; None: it never does.
-        late: what the stream does when the model is late; `auto` is `latest` for live sources and `every` for others.
+        late: what the stream does when the model is late; `auto` is `every` for sources that can wait, else `latest`.
         put: takes the stream's status messages.
         stats: gets `source_failures`.
     """
@@ -119,7 +119,7 @@ class Supervisor:
         """
         size = max(4 * info.max_block, round(RING_S * info.sample_rate))
         ring, clock = Ring(size, info.max_block), Clock(info.sample_rate)
-        late: Late = "latest" if info.is_live else "every"
+        late: Late = "every" if info.can_wait else "latest"
         self.line.stream.attach(ring, clock, late if self._late == "auto" else self._late)
         self.source.start(ring, clock)
         try:
@@ -144,7 +144,7 @@ class Supervisor:
                 written, moved = ring.written, now
             dead_s = self._scored - self._sounded  # by the engine's word: one that is slow hears nothing either
             is_mute = self._zeros_s is not None and dead_s > self._zeros_s
-            if info.is_live and now - moved > stall_s:
+            if info.is_live and ring.room >= info.max_block and now - moved > stall_s:
                 raise DeviceLost(f"no sound from {info.description} for {now - moved:.1f} s")
             if is_mute and now - opened > (self._zeros_s or 0) * self._patience:
                 self._patience = min(self._patience + 1, MOST_PATIENCE)

@@ -40,7 +40,7 @@ class FakeSource:
         self.overflows = 0
         self.n_opened = 0
         self._samples = samples
-        self._info = SourceInfo("fake", sample_rate, max_block, is_live=False)
+        self._info = SourceInfo("fake", sample_rate, max_block, is_live=False, can_wait=True)
         self._end = end
         self._ring: Ring | None = None
         self._thread: threading.Thread | None = None

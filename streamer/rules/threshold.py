@@ -40,15 +40,18 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        mistakes = []
         if self.offset_threshold > self.onset_threshold:
-            raise ValueError(
+            mistakes.append(
                 f"offset_threshold {self.offset_threshold} is above onset_threshold {self.onset_threshold}; "
                 "it must be at or below it"
             )
         if self.min_windows > self.of_windows:
-            raise ValueError(
+            mistakes.append(
                 f"min_windows {self.min_windows} is more than of_windows {self.of_windows}; raise of_windows"
             )
+        if mistakes:
+            raise ValueError(". Also: ".join(mistakes))
         return self
 
 

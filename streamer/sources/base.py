@@ -24,13 +24,15 @@ MAX_BROKEN = 0.25  # of all samples; of 16-bit sound taken for float half are br
 class SourceInfo:
     """What an opened source delivers: mono at `sample_rate` Hz, in blocks of at most `max_block` samples.
 
-    `is_live` sources can't wait: a slow reader loses sound. The others hold back until the ring has room.
+    A source that `is_live` should deliver all the time: one that stops has stalled. Those that can wait hold back
+    while the ring has no room; of the others a slow reader loses sound.
     """
 
     description: str
     sample_rate: int
     max_block: int
     is_live: bool
+    can_wait: bool
 
 
 class Source(Protocol):

@@ -78,7 +78,7 @@ class FileSource:
         self._stopping.clear()
         self._ring = None
         self._file = file = _open(self._config.path, self._config.channel)
-        return SourceInfo(str(self._config.path), file.samplerate, _block_length(file), is_live=False)
+        return SourceInfo(str(self._config.path), file.samplerate, _block_length(file), is_live=False, can_wait=True)
 
     def start(self, ring: Ring, clock: Clock) -> None:
         """See `Source.start`. Position 0 is captured now."""

@@ -95,7 +95,7 @@ class Microphone:
         except SourceError:
             child.kill()
             raise
-        return SourceInfo(hello["description"], hello["sample_rate"], hello["max_block"], is_live=True)
+        return SourceInfo(hello["description"], hello["sample_rate"], hello["max_block"], is_live=True, can_wait=False)
 
     def start(self, ring: Ring, clock: Clock) -> None:
         """See `Source.start`. Where `close` came first, only the ring is closed."""

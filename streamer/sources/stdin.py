@@ -25,6 +25,7 @@ from streamer.sources.base import MAX_BROKEN, Channel, Source, SourceInfo, mono,
 log = logging.getLogger(__name__)
 
 BLOCK_S = 0.1  # at most this much is taken at once
+ROOM_POLL_S = 0.01  # how soon we notice that the reader made room; a ring holds seconds
 POLL_MS = 50  # how soon a silent input notices `close`
 JOIN_S = 1.0  # many times POLL_MS
 STDIN = 0  # file descriptor
@@ -89,7 +90,7 @@ class StdinSource:
             raise SourceError(f"standard input is a terminal; pipe raw sound into it: {example}")
         if stat.S_ISDIR(kind):
             raise SourceError(f"standard input is a folder; pipe raw sound into it: {example}")
-        return SourceInfo("standard input", self._config.sample_rate, self._max_block, is_live=True)
+        return SourceInfo("standard input", self._config.sample_rate, self._max_block, is_live=True, can_wait=True)
 
     def start(self, ring: Ring, clock: Clock) -> None:
         """See `Source.start`."""
@@ -115,6 +116,10 @@ class StdinSource:
             for data in self._frames():
                 block, broken = without_broken(self._decode(data))
                 clock.anchor(ring.written, time.monotonic() - len(block) / rate)
+                while ring.room < len(block) and not self._stopping.wait(ROOM_POLL_S):
+                    pass  # unread, the pipe holds its writer back: nothing is lost here
+                if self._stopping.is_set():
+                    break
                 ring.write(block)
                 n_broken += broken
                 if n_read < rate <= n_read + len(block) and n_broken > rate * MAX_BROKEN:

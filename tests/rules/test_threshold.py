@@ -214,6 +214,9 @@ def test_unknown_labels() -> None:
      "offset_threshold 0.7 is above onset_threshold 0.5; it must be at or below it"),
     ({"min_windows": 4, "of_windows": 3},
      "min_windows 4 is more than of_windows 3; raise of_windows"),
+    ({"onset_threshold": 0.5, "offset_threshold": 0.7, "min_windows": 4, "of_windows": 3},
+     ("offset_threshold 0.7 is above onset_threshold 0.5; it must be at or below it. "
+      "Also: min_windows 4 is more than of_windows 3; raise of_windows")),
 ])  # fmt: skip
 def test_options_that_contradict_each_other(options: dict[str, float], sentence: str) -> None:
     with pytest.raises(ValidationError) as caught:

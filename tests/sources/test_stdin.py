@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import threading
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -176,3 +177,29 @@ def test_a_terminal_is_a_sentence() -> None:
 def test_config_is_strict(wrong: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         Config.model_validate({"type": "stdin", "sample_rate": 16000, "format": "s16le", **wrong})
+
+
+def test_a_fast_writer_is_held_back_and_nothing_is_lost() -> None:
+    wanted = np.random.default_rng(0).integers(-30000, 30000, 16000 * 4, np.int16)
+    read_end, write_end = os.pipe()
+    source = StdinSource(Config(type="stdin", sample_rate=16000, format="s16le"), read_end)
+    info = source.open()
+    ring = Ring(4 * info.max_block, info.max_block)
+    source.start(ring, Clock(16000))
+
+    def write() -> None:
+        with os.fdopen(write_end, "wb") as pipe:
+            pipe.write(wanted.tobytes())
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    heard = []
+    while ring.closed is None or ring.read_to < ring.written:
+        if n := ring.written - ring.read_to:
+            block = ring.read(ring.read_to, n)
+            assert block is not None
+            heard.append(block)
+    writer.join()
+    source.close()
+    os.close(read_end)
+    assert np.array_equal(np.concatenate(heard) * 32768, wanted)
