@@ -3,9 +3,11 @@
 `model, spec = load("starter")` gives a module in evaluation mode and what its caller must know.
 """
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from models.errors import CheckpointError
 from models.spec import FbankSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -16,52 +18,78 @@ if TYPE_CHECKING:
 __all__ = ["FbankSpec", "ModelSpec", "load", "load_spec"]
 
 
-def load_spec(name_or_path: str | Path) -> ModelSpec:
+def load_spec(name_or_path: str | Path, **options: Any) -> ModelSpec:
     """What a checkpoint needs and says, without loading its weights.
+
+    Args:
+        name_or_path: as in `load`.
+        options: as in `load`.
 
     Raises:
         CheckpointError: it is missing or broken.
+        TypeError: an option is unknown.
     """
+    from models import checkpoint
+    from models.audio_spectrogram_transformer.configuration import ASTConfig
+
+    hub, changes = checkpoint.split(options, load_spec, ASTConfig)
+    folder = checkpoint.find(name_or_path, **hub)
+    return _spec(folder, checkpoint.title(name_or_path), changes)
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: "torch.dtype | str" = "float32",
+    ignore_mismatched_sizes: bool = False,
+    **options: Any,
+) -> "tuple[ASTForAudioClassification, ModelSpec]":
+    """A model in evaluation mode, and what its caller must know.
+
+    Args:
+        name_or_path: a bundled name (`starter`), a checkpoint folder or a hub id.
+        device: torch's name of it.
+        dtype: of the weights.
+        ignore_mismatched_sizes: for other labels than the checkpoint's make a fresh head, to be trained.
+        options: of the hub, as `models.checkpoint.HubOptions` says; and fields of `ASTConfig` to change:
+            `max_length=256` makes a model of 2.56 s windows of any checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, broken or does not fit.
+        TypeError: an option is unknown.
+    """
+    from models import checkpoint
+    from models.audio_spectrogram_transformer import ASTConfig, ASTForAudioClassification
+
+    hub, changes = checkpoint.split(options, load, ASTConfig)
+    folder = checkpoint.find(name_or_path, **hub)
+    spec = _spec(folder, checkpoint.title(name_or_path), changes)
+    model = ASTForAudioClassification.from_pretrained(
+        folder, dtype=dtype, ignore_mismatched_sizes=ignore_mismatched_sizes, **changes
+    )
+    return model.to(device), spec
+
+
+def _spec(folder: Path, name: str, changes: dict[str, Any]) -> ModelSpec:
     from models import checkpoint
     from models.audio_spectrogram_transformer.configuration import ASTConfig
     from models.audio_spectrogram_transformer.feature_extraction import ASTFeatureExtractor
 
-    folder = checkpoint.find(name_or_path)
-    config = ASTConfig.from_pretrained(folder)
+    config = ASTConfig.from_pretrained(folder, **changes)
     fbank = ASTFeatureExtractor.from_pretrained(folder).spec
+    if "num_mel_bins" in changes:
+        fbank = replace(fbank, n_mels=config.num_mel_bins)
     if fbank.n_mels != config.num_mel_bins:
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"{folder}: preprocessor_config.json makes {fbank.n_mels} mel bins, config.json needs {config.num_mel_bins}"
         )
     return ModelSpec(
-        name=folder.name,
+        name=name,
         revision=checkpoint.revision(folder),
-        labels=tuple(config.id2label[i] for i in range(config.num_labels)),
+        labels=tuple(config.id2label.values()),
         label_ids=config.label_ids or ("",) * config.num_labels,
         fbank=fbank,
         window_frames=config.max_length,
         activation="softmax" if config.problem_type == "single_label_classification" else "sigmoid",
     )
-
-
-def load(
-    name_or_path: str | Path, *, device: str = "cpu", dtype: "torch.dtype | None" = None
-) -> "tuple[ASTForAudioClassification, ModelSpec]":
-    """A model in evaluation mode, and what its caller must know.
-
-    Args:
-        name_or_path: a bundled name (`starter`) or a checkpoint folder.
-        device: torch's name of it.
-        dtype: of the weights, float32 by default.
-
-    Raises:
-        CheckpointError: the checkpoint is missing, broken or does not fit.
-    """
-    import torch
-
-    from models import checkpoint
-    from models.audio_spectrogram_transformer import ASTForAudioClassification
-
-    spec = load_spec(name_or_path)
-    model = ASTForAudioClassification.from_pretrained(checkpoint.find(name_or_path), dtype=dtype or torch.float32)
-    return model.to(device), spec

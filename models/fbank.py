@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float32]
 PREEMPHASIS = 0.97  # Kaldi's default
 LOW_HZ = 20.0  # Kaldi's default; the high edge is the Nyquist frequency
 FLOOR = float(np.finfo(np.float32).eps)  # Kaldi's: mel energies below it count as silence
+SILENCE = np.log(np.float32(FLOOR))  # log-mel of digital silence
 SLAB = 128  # frames computed at once: their work buffers, 1.3 MB, stay within the cache
 
 
@@ -97,7 +98,7 @@ def clip_features(samples: Floats, spec: FbankSpec, n_frames: int) -> Floats:
     It appends rows of 0 to the log-mel *before* it normalises, so padding becomes `-mean / (2 * std)` (+0.467 at
     AudioSet's statistics), louder than digital silence (-1.28). Checkpoints were trained so.
     """
-    frames = fbank(samples, spec)[:n_frames]
+    frames = fbank(samples[: spec.samples(n_frames)], spec)
     return normalise(np.pad(frames, ((0, n_frames - len(frames)), (0, 0))), spec)
 
 
@@ -125,7 +126,7 @@ class OnlineFbank:
         """Forget everything: the sound that follows has nothing to do with what came before."""
         self.n_frames = 0
         self._rest = np.empty(0, np.float32)
-        self._ring[:] = (np.log(np.float32(FLOOR)) - self.spec.mean) / (2 * self.spec.std)
+        self._ring[:] = (SILENCE - self.spec.mean) / (2 * self.spec.std)
 
     def accept(self, samples: Floats) -> int:
         """Take the next samples (n,) in [-1, 1]; return how many new frames they completed."""

@@ -10,7 +10,7 @@
     │   └── BackendTimeout     it did not answer in time
     └── SinkError              a receiver of events can't take them
 
-A broken checkpoint raises `models.checkpoint.CheckpointError`; the command line treats it as a `ConfigError`.
+A broken checkpoint raises `models.errors.CheckpointError`; the command line treats it as a `ConfigError`.
 A message names the thing, the value, what is allowed and the next step.
 """
 

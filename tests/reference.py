@@ -34,6 +34,7 @@ from torchaudio.compliance import kaldi  # type: ignore[import-untyped]  # noqa:
 ACTIVATIONS: Any = transformers.activations.ACT2FN
 ASTConfig: Any = transformers.ASTConfig
 ASTFeatureExtractor: Any = transformers.ASTFeatureExtractor
+ASTModel: Any = transformers.ASTModel
 ASTForAudioClassification: Any = transformers.ASTForAudioClassification
 
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

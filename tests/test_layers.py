@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 # From the top. A module imports from the rows under its own; within a row only what BESIDE allows.
 LAYERS = (
     ("streamer.cli",),
+    ("streamer.cli_models",),
     ("streamer.demo",),
     ("streamer.app", "streamer.replay", "streamer.tag"),
     ("streamer.supervisor",),
@@ -36,14 +37,22 @@ EDGES = ("streamer.sources", "streamer.backends", "streamer.rules", "streamer.si
 MODELS = {
     "models.spec": ("streamer",),
     "models.fbank": ("streamer",),
-    "models": ("streamer.backends", "streamer.cli"),
+    "models.errors": ("streamer",),
+    "models": ("streamer.backends", "streamer.cli", "streamer.cli_models"),
     "models.checkpoint": ("streamer.backends", "streamer.cli"),
+    "models.info": ("streamer.cli_models",),
+    "models.convert": ("streamer.cli_models",),
+    "models.train.confusion": ("streamer.cli_models",),
+    "models.train.data": ("streamer.cli_models",),
+    "models.train.evaluate": ("streamer.cli_models",),
+    "models.train.finetune": ("streamer.cli_models",),
+    "models.train.statistics": ("streamer.cli_models",),
     "models.train.alarms": ("streamer.demo",),
 }
 
 # Which modules may import a library, and which of those may not.
 ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "torch": (("models", "streamer.backends"), ("models.spec", "models.fbank")),
+    "torch": (("models", "streamer.backends", "streamer.cli_models"), ("models.spec", "models.fbank")),
     "torchaudio": (("models.train",), ()),
     "sounddevice": (("streamer.sources._capture",), ()),
     "aiomqtt": (("streamer.sinks.mqtt",), ()),

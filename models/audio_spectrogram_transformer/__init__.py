@@ -10,14 +10,16 @@ if TYPE_CHECKING:
     from models.audio_spectrogram_transformer.configuration import ASTConfig
     from models.audio_spectrogram_transformer.feature_extraction import ASTFeatureExtractor
     from models.audio_spectrogram_transformer.modeling import ASTForAudioClassification, ASTModel
+    from models.audio_spectrogram_transformer.pretrained import ASTPreTrainedModel
 
-__all__ = ["ASTConfig", "ASTFeatureExtractor", "ASTForAudioClassification", "ASTModel"]
+__all__ = ["ASTConfig", "ASTFeatureExtractor", "ASTForAudioClassification", "ASTModel", "ASTPreTrainedModel"]
 
 _HOMES = {
     "ASTConfig": "configuration",
     "ASTFeatureExtractor": "feature_extraction",
     "ASTForAudioClassification": "modeling",
     "ASTModel": "modeling",
+    "ASTPreTrainedModel": "pretrained",
 }
 
 

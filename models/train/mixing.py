@@ -9,14 +9,42 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from models.fbank import FLOOR, fbank
+from models.fbank import FLOOR, SILENCE, fbank, normalise
 from models.spec import FbankSpec
-from models.train.data import Clip
+from models.train.features import Features
 
 Floats = npt.NDArray[np.float32]
 N_SOUNDS = (0.12, 0.62, 0.2, 0.06)  # how often a window holds 0, 1, 2, 3 labelled sounds
-MIN_AUDIBLE = 25  # frames: a sound counts as present once a quarter of a second of it is in view
+ACTIVE_DB = 30.0  # frames this far below a clip's loudest are its pauses
+MIN_AUDIBLE = 25  # frames: a sound counts as present once a quarter of a second of it, or half of it, is in view
 FULL_SCALE_DB = 48.6  # summed mel energy of a frame of white noise at 0 dBFS RMS, measured
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """What a recording is to the mixer.
+
+    Args:
+        active: (T,) bool, frames in which something sounds.
+        audible: how many of them make it heard.
+        gain: what scales its mel energies so that active frames have unit mean energy.
+        labels: positions in the model's label list; none for a sound that is to mean nothing.
+    """
+
+    active: npt.NDArray[np.bool_]
+    audible: int
+    gain: float
+    labels: tuple[int, ...]
+
+
+def sound(frames: Floats, labels: tuple[int, ...] = ()) -> Sound:
+    """Find where log-mel frames (T, M) are active, and how loud they are there."""
+    energy = np.exp(frames).sum(axis=1)
+    smooth = np.convolve(energy, np.full(9, 1 / 9))[4 : 4 + len(energy)]
+    loudness = 10 * np.log10(smooth)
+    active = loudness > loudness.max() - ACTIVE_DB
+    audible = min(MIN_AUDIBLE, (int(active.sum()) + 1) // 2)
+    return Sound(active, audible, float(1 / energy[active].mean()), labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +55,13 @@ class Noise:
     hums: tuple[Floats, ...]
 
 
-def make_noise(rng: np.random.Generator, spec: FbankSpec, seconds: float = 90.0) -> Noise:
+def make_noise(rng: np.random.Generator, spec: FbankSpec, window_frames: int) -> Noise:
     """Backgrounds that hold for any room: white noise (coloured later, in the mel domain) and hum at 50 and 60 Hz."""
-    n = int(seconds * spec.sample_rate)
+    n = spec.samples(9 * window_frames)
     white = np.exp(fbank(rng.normal(0, 0.1, n).astype(np.float32), spec))
     hums = []
     for mains_hz in (50.0, 60.0, 50.0, 60.0, 100.0, 120.0):
-        t = np.arange(12 * spec.sample_rate) / spec.sample_rate
+        t = np.arange(spec.samples(window_frames + 200)) / spec.sample_rate
         gains = rng.uniform(0, 1, 24) * rng.uniform(0.5, 0.95) ** np.arange(24)
         wave = sum(g * np.sin(2 * np.pi * mains_hz * (k + 1) * t + rng.uniform(0, 6)) for k, g in enumerate(gains))
         hums.append(np.exp(fbank(np.asarray(wave * 0.1, np.float32), spec)))
@@ -49,21 +77,26 @@ class Mixer:
     """Draws training windows.
 
     Args:
-        clips: the labelled sounds; each label's clips are drawn equally often.
-        n_labels: C.
-        spec: the filterbank the clips were made with.
-        window_frames: T.
+        features: log-mel of n recordings.
+        targets: (n, C), 1 where a recording has the label. Each label is drawn equally often, and so are the
+            recordings without one, which are to mean nothing.
+        spec: the filterbank the features were made with.
+        window_frames: T of a window.
         seed: of every draw.
     """
 
-    def __init__(self, clips: list[Clip], n_labels: int, spec: FbankSpec, window_frames: int, seed: int) -> None:
+    def __init__(
+        self, features: Features, targets: Floats, spec: FbankSpec, window_frames: int, seed: int
+    ) -> None:
         self.rng = np.random.default_rng(seed)
         self.spec = spec
-        self.n_labels = n_labels
+        self.n_labels = targets.shape[1]
         self.window_frames = window_frames
-        self.noise = make_noise(self.rng, spec)
-        self._by_label = [[clip for clip in clips if label in clip.labels] for label in range(n_labels)]
-        self._labels = [label for label in range(n_labels) if self._by_label[label]]
+        self.noise = make_noise(self.rng, spec, window_frames)
+        self._features = features
+        self._sounds = [sound(features[i], tuple(np.flatnonzero(row))) for i, row in enumerate(targets)]
+        groups = (*targets.T, ~targets.any(axis=1))
+        self._groups = [np.flatnonzero(group) for group in groups if group.any()]
         self._mel = np.linspace(-1, 1, spec.n_mels, dtype=np.float32)
 
     def batch(self, size: int, view: slice) -> tuple[Floats, Floats]:
@@ -71,13 +104,11 @@ class Mixer:
 
         Only frames in `view` are composed, and all sounds lie there; the others hold silence.
         """
-        windows = np.full((size, self.window_frames, self.spec.n_mels), np.log(FLOOR), np.float32)
+        windows = np.full((size, self.window_frames, self.spec.n_mels), SILENCE, np.float32)
         labels = np.zeros((size, self.n_labels), np.float32)
         for i in range(size):
             windows[i, view], labels[i] = self.window(view.stop - view.start)
-        windows -= np.float32(self.spec.mean)
-        windows /= np.float32(2 * self.spec.std)
-        return windows, labels
+        return normalise(windows, self.spec), labels
 
     def window(self, size: int) -> tuple[Floats, Floats]:
         """Log-mel of `size` frames (size, M), not normalised, and their labels (C,)."""
@@ -88,27 +119,27 @@ class Mixer:
         energy = np.zeros((size, self.spec.n_mels), np.float32)
         if rng.random() < 0.85:
             energy += self._background(size, loudest_db - (rng.uniform(3, 45) if n_sounds else 0))
-        audible: dict[int, int] = {}
+        audible: dict[int, float] = {}
         for _ in range(n_sounds):
-            label = int(rng.choice(self._labels))
-            clip = self._by_label[label][rng.integers(len(self._by_label[label]))]
-            sound, active = self._place(clip, size, first, last)
+            group = self._groups[rng.integers(len(self._groups))]
+            index = int(group[rng.integers(len(group))])
+            placed, active = self._place(index, size, first, last)
             quieter_db = rng.exponential(4.0) if audible else 0.0
-            energy += sound * _gain(FULL_SCALE_DB + loudest_db - quieter_db) * self._colour(5.0)
-            for name in clip.labels:
-                audible[name] = audible.get(name, 0) + int(active.sum())
+            energy += placed * _gain(FULL_SCALE_DB + loudest_db - quieter_db) * self._colour(5.0)
+            for name in self._sounds[index].labels:
+                audible[name] = audible.get(name, 0) + active.sum() / self._sounds[index].audible
         energy *= self._colour(4.0)
         labels = np.zeros(self.n_labels, np.float32)
-        labels[[label for label, n in audible.items() if n >= MIN_AUDIBLE]] = 1
+        labels[[label for label, share in audible.items() if share >= 1]] = 1
         return self._finish(energy, first, last), labels
 
     def _extent(self, size: int) -> tuple[int, int]:
         """Frames [first, last) that hold sound: a stream just begun pads on the left, a short file on the right."""
         chance = self.rng.random()
         if chance < 0.2:
-            return size - int(self.rng.integers(80, size)), size
+            return size - int(self.rng.integers(size // 10, size)), size
         if chance < 0.4:
-            return 0, int(self.rng.integers(80, size))
+            return 0, int(self.rng.integers(size // 10, size))
         return 0, size
 
     def _background(self, size: int, level_db: float) -> Floats:
@@ -130,30 +161,39 @@ class Mixer:
             energy[at + length :] *= _gain(-40.0)
         return energy * _gain(FULL_SCALE_DB + level_db)
 
-    def _place(self, clip: Clip, size: int, first: int, last: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
-        """The clip somewhere in [first, last), stretched, shifted in pitch, perhaps repeated or cut by an edge."""
+    def _place(self, index: int, size: int, first: int, last: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """A sound somewhere in [first, last), stretched, shifted in pitch, perhaps repeated or cut by an edge."""
         rng = self.rng
+        clip = self._sounds[index]
         span = np.flatnonzero(clip.active)
         pace = rng.uniform(0.85, 1.18)
         length = max(1, int((span[-1] + 1 - span[0]) / pace))
         source = (span[0] + np.arange(length) * pace).astype(int)
         if rng.random() < 0.35:  # longer than the clip: repeat it, as rain goes on and dogs bark again
-            gap = 0 if clip.active[span[0] : span[-1]].mean() > 0.9 else int(rng.integers(0, 100))
+            gap = 0 if clip.active[span[0] : span[-1] + 1].mean() > 0.9 else int(rng.integers(0, 100))
             pause = np.full(gap, -1)
             wanted = int(rng.integers(length, length + self.window_frames))
             source = np.tile(np.concatenate((source, pause)), 1 + wanted // (length + gap))[:wanted]
         if rng.random() < 0.25:  # only a part of it: the sound ends early, or began before the stream
             a = int(rng.integers(0, max(1, len(source) - 50)))
             source = source[a : a + int(rng.integers(50, len(source) + 51))]
-        at = int(rng.integers(first - len(source) + MIN_AUDIBLE, last - MIN_AUDIBLE))
+        inside = min(clip.audible, len(source) // 2, (last - first) // 2)
+        at = int(rng.integers(first - len(source) + inside, last - inside + 1))
         frames = np.arange(max(first, at), min(last, at + len(source)))
         picked = source[frames - at]
         energy = np.zeros((size, self.spec.n_mels), np.float32)
         active = np.zeros(size, bool)
         heard = picked >= 0
-        energy[frames[heard]] = _shift(clip.energy[picked[heard]], int(rng.integers(-3, 4)))
+        sounding = np.exp(self._rows(index, picked[heard])) * np.float32(clip.gain)
+        energy[frames[heard]] = _shift(sounding, int(rng.integers(-3, 4)))
         active[frames[heard]] = clip.active[picked[heard]]
         return energy, active
+
+    def _rows(self, index: int, rows: npt.NDArray[np.int64]) -> Floats:
+        """Frames `rows` of a recording; where they jump back, to repeat it, what lies between is not read."""
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) < 0) + 1)
+        parts = [self._features.crop(index, run[0], run[-1] - run[0] + 1)[run - run[0]] for run in runs if len(run)]
+        return np.concatenate(parts) if parts else np.empty((0, self.spec.n_mels), np.float32)
 
     def _colour(self, spread_db: float) -> Floats:
         """A smooth random frequency response (M,): rooms, distances, microphones."""
@@ -165,12 +205,13 @@ class Mixer:
         rng = self.rng
         frames: Floats = np.log(np.maximum(energy, FLOOR))
         if rng.random() < 0.3:
-            width, at = int(rng.integers(1, 16)), int(rng.integers(self.spec.n_mels - 16))
-            frames[:, at : at + width] = np.log(FLOOR)
+            widest = max(1, self.spec.n_mels // 8)
+            width, at = int(rng.integers(1, widest + 1)), int(rng.integers(self.spec.n_mels - widest))
+            frames[:, at : at + width] = SILENCE
         if rng.random() < 0.3:
-            width, at = int(rng.integers(1, len(frames) // 12)), int(rng.integers(len(frames)))
-            frames[at : at + width] = np.log(FLOOR)
-        frames[:first] = np.log(FLOOR)
+            width, at = int(rng.integers(1, 2 + len(frames) // 12)), int(rng.integers(len(frames)))
+            frames[at : at + width] = SILENCE
+        frames[:first] = SILENCE
         frames[last:] = 0.0  # the reference extractor's padding
         return frames
 

@@ -15,14 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from models.audio_spectrogram_transformer import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
-from models.spec import FbankSpec
+from models.fbank import fbank
+from models.spec import ModelSpec
 from models.train.alarms import ALARMS
-from models.train.data import Clip, clip, read
+from models.train.data import Recording, read
+from models.train.evaluate import clip_scores
+from models.train.features import Features
 from models.train.mixing import Mixer
-from models.train.training import Schedule, train
+from models.train.recipe import Recipe
+from models.train.scratch import from_scratch, small
+from models.train.training import STATE, train
 
 log = logging.getLogger(__name__)
 LABELS = {  # ESC-10 folder → AudioSet display name and id
@@ -42,57 +46,22 @@ ALARM_EXAMPLES = 48  # of each kind; ESC-10 gives about 32 recordings a class
 
 
 def config() -> ASTConfig:
-    """2.8 M parameters: a twelfth of AST-base's depth times width, patches that do not overlap."""
+    """The small AST with the starter's labels."""
     names = [name for name, _ in LABELS.values()] + list(ALARMS)
-    return ASTConfig(
-        hidden_size=192,
-        num_hidden_layers=6,
-        num_attention_heads=3,
-        intermediate_size=768,
-        layer_norm_eps=1e-6,
-        frequency_stride=16,
-        time_stride=16,
-        id2label=dict(enumerate(names)),
-        label_ids=(*(label_id for _, label_id in LABELS.values()), *(ALARM_IDS[name] for name in ALARMS)),
-        problem_type="multi_label_classification",
-    )
+    ids = (*(label_id for _, label_id in LABELS.values()), *(ALARM_IDS[name] for name in ALARMS))
+    return small(id2label=dict(enumerate(names)), label_ids=ids, problem_type="multi_label_classification")
 
 
-def initialise(model: ASTForAudioClassification) -> None:
-    """A start from which a few hundred recordings suffice.
-
-    Positions already tell pitch and time apart (two-dimensional sines, after Vaswani et al. 2017, §3.5); patches and
-    layers begin at a scale that passes signals on. From the reference's start the data taught nothing in 650 steps.
-    """
-    embeddings = model.audio_spectrogram_transformer.embeddings
-    n_mels, n_columns = model.config.grid
-    mel, column = np.divmod(np.arange(n_mels * n_columns), n_columns)
-    sines = np.hstack((_sines(4 * mel, model.config.hidden_size // 2), _sines(column, model.config.hidden_size // 2)))
-    with torch.no_grad():
-        embeddings.position_embeddings[0, 2:] = torch.from_numpy(0.3 * sines)
-        nn.init.normal_(embeddings.patch_embeddings.projection.weight, std=1 / model.config.patch_size)
-        nn.init.normal_(embeddings.cls_token, std=0.02)
-        nn.init.normal_(embeddings.distillation_token, std=0.02)
-    for module in model.audio_spectrogram_transformer.layers.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-
-
-def _sines(position: np.ndarray, width: int) -> np.ndarray:
-    angles = position[:, None] / 10000 ** (np.arange(width // 2) / (width // 2))
-    return np.hstack((np.sin(angles), np.cos(angles)))
-
-
-def recordings(data: Path) -> list[tuple[Path, int, int]]:
-    """(file, label, fold) of every recording whose licence allows it, sorted."""
+def recordings(data: Path) -> list[Recording]:
+    """Every recording whose licence allows it, with its folder as label, sorted."""
     with (data / "credits.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if "sampling" not in row["licence"].lower()]
-    order = list(LABELS)
-    return sorted((data / row["file"], order.index(row["file"].split("/")[0]), int(row["fold"])) for row in rows)
+    found = [Recording(data / row["file"], (row["file"].split("/")[0],), int(row["fold"])) for row in rows]
+    return sorted(found, key=lambda recording: recording.path)
 
 
-def alarms(rng: np.random.Generator, spec: FbankSpec) -> list[Clip]:
-    """Synthesised clips of each alarm, a third of them through an echoing room."""
+def alarms(rng: np.random.Generator) -> list[tuple[np.ndarray, int]]:
+    """Synthesised examples of each alarm with their label, a third of them through an echoing room."""
     made = []
     for i, make in enumerate(ALARMS.values(), start=len(LABELS)):
         for _ in range(ALARM_EXAMPLES):
@@ -101,19 +70,15 @@ def alarms(rng: np.random.Generator, spec: FbankSpec) -> list[Clip]:
                 decay = np.exp(-np.arange(8000) / (16000 * rng.uniform(0.05, 0.3) / 6.9))
                 echo = np.convolve(samples, rng.normal(0, 1, 8000) * decay * 0.05)[: len(samples)]
                 samples = (samples + echo).astype(np.float32)
-            made.append(clip(samples, (i,), spec))
+            made.append((samples, i))
     return made
 
 
-def accuracy(model: ASTForAudioClassification, clips: list[tuple[np.ndarray, int]]) -> dict[str, float]:
-    """Top-1 among the ESC-10 labels, each clip padded as the reference extractor pads."""
-    extract = ASTFeatureExtractor()
-    right = 0
-    with torch.inference_mode():
-        for samples, label in clips:
-            logits = model(torch.from_numpy(extract(samples)["input_values"])).logits
-            right += int(logits[0, : len(LABELS)].argmax()) == label
-    return {"top1": right / len(clips)}
+def accuracy(model: ASTForAudioClassification, spec: ModelSpec, held_out: list[Recording]) -> dict[str, float]:
+    """Top-1 among the ESC-10 labels."""
+    scores = clip_scores(model, spec, held_out, device=str(model.device))[:, : len(LABELS)]
+    wanted = [list(LABELS).index(recording.labels[0]) for recording in held_out]
+    return {"top1": float(np.mean(scores.argmax(axis=1) == wanted))}
 
 
 def main() -> None:
@@ -123,31 +88,38 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--hold-out", type=int, help="a fold left out of training and measured")
     parser.add_argument("--init", type=Path, help="a checkpoint folder to go on from")
-    parser.add_argument("--lr", type=float, default=Schedule().lr)
-    parser.add_argument("--steps", type=int, default=Schedule().steps)
+    parser.add_argument("--lr", type=float, default=Recipe().lr)
+    parser.add_argument("--steps", type=int, default=Recipe().steps)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    spec, rng = FbankSpec(), np.random.default_rng(args.seed)
-    files = [(read(path), label, fold) for path, label, fold in recordings(args.data)]
-    clips = [clip(samples, (label,), spec) for samples, label, fold in files if fold != args.hold_out]
-    held_out = [(samples, label) for samples, label, fold in files if fold == args.hold_out]
-    log.info("%d recordings for training, %d held out", len(clips), len(held_out))
+    files = recordings(args.data)
+    held_out = [recording for recording in files if recording.fold == args.hold_out]
+    sounds = [(read(each.path), list(LABELS).index(each.labels[0])) for each in files if each not in held_out]
+    log.info("%d recordings for training, %d held out", len(sounds), len(held_out))
+    sounds += alarms(np.random.default_rng(args.seed))
     torch.manual_seed(args.seed)
-    if args.init:
-        model = ASTForAudioClassification.from_pretrained(args.init)
-    else:
-        model = ASTForAudioClassification(config())
-        initialise(model)
-    mixer = Mixer(clips + alarms(rng, spec), model.config.num_labels, spec, model.config.max_length, args.seed)
-    schedule = Schedule(steps=args.steps, lr=args.lr, seed=args.seed)
-    check = (lambda averaged: accuracy(averaged, held_out)) if held_out else None
-    train(model, mixer, schedule, args.out, device=args.device, check=check)
+    model = ASTForAudioClassification.from_pretrained(args.init) if args.init else from_scratch(config())
+    spec = ModelSpec(
+        name="starter",
+        revision="",
+        labels=tuple(model.config.id2label.values()),
+        label_ids=model.config.label_ids,
+        window_frames=model.config.max_length,
+    )
+    targets = np.eye(model.config.num_labels, dtype=np.float32)[[label for _, label in sounds]]
+    frames = [fbank(samples, spec.fbank) for samples, _ in sounds]
+    features = Features(np.concatenate(frames), np.cumsum([0, *map(len, frames[:-1])]), list(map(len, frames)))
+    mixer = Mixer(features, targets, spec.fbank, spec.window_frames, args.seed)
+    recipe = Recipe(steps=args.steps, lr=args.lr, seed=args.seed)
+    check = (lambda averaged: accuracy(averaged, spec, held_out)) if held_out else None
+    history = train(model, mixer, recipe, args.out, device=args.device, check=check)
     ASTFeatureExtractor().save_pretrained(args.out)
-    if check:
-        figures = accuracy(ASTForAudioClassification.from_pretrained(args.out), held_out)
-        (args.out / "measured.json").write_text(json.dumps({"hold_out": args.hold_out, **figures}) + "\n")
+    if held_out:
+        measured = {"hold_out": args.hold_out, "top1": history[-1]["top1"]}
+        (args.out / "measured.json").write_text(json.dumps(measured) + "\n")
+    (args.out / STATE).unlink()
 
 
 if __name__ == "__main__":

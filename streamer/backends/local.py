@@ -1,14 +1,15 @@
 """The model in this process, in torch, on the CPU or a CUDA device."""
 
+import re
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from models import load
-from streamer.config import Settings
+from models.checkpoint import to_dtype
+from streamer.config import DEVICE, Settings
 from streamer.errors import BackendError, ConfigError
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def build(settings: Settings) -> "Local":
@@ -31,8 +32,10 @@ def pick_device(device: str) -> str:
     """Torch's name of the device to run on.
 
     Raises:
-        LookupError: this machine has none of that name.
+        LookupError: that is no device's name, or this machine has none of it.
     """
+    if not re.fullmatch(DEVICE, device):
+        raise LookupError(f"must be auto, cpu, cuda or cuda:N with the number of a GPU, not '{device}'")
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0  # an old driver counts, but can't run
     if device == "auto":
         return "cuda" if n_gpus else "cpu"
@@ -48,10 +51,9 @@ def _cpu_has_bfloat16() -> bool:
 
 def pick_dtype(dtype: str, device: str) -> torch.dtype:
     """The number format to compute in: bfloat16 where the hardware multiplies it, else float32."""
-    if dtype == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.startswith("cuda") else _cpu_has_bfloat16()
-        return torch.bfloat16 if fast else torch.float32
-    return DTYPES[dtype]
+    on_gpu = device.startswith("cuda")
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_has_bfloat16()
+    return to_dtype(dtype, auto=torch.bfloat16 if fast else torch.float32)
 
 
 class Local:

@@ -3,9 +3,16 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from models.audio_spectrogram_transformer import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 from tests.models.small import SMALL, randomise
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Small models gain nothing from more, waste minutes on a busy machine, and round differently."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """Checkpoints: what a caller gets from one, and what is wrong with one, in one sentence."""
 
+import errno
+import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +19,10 @@ from torch import Tensor
 import models
 from models import FbankSpec, checkpoint
 from models.audio_spectrogram_transformer import ASTForAudioClassification
-from models.checkpoint import CheckpointError
+from models.audio_spectrogram_transformer.configuration import HIDDEN_ACTS
+from models.errors import CheckpointError
+from tests import reference
+from tests.models.small import SMALL, randomise
 
 
 def edit(folder: Path, **values: Any) -> None:
@@ -86,12 +92,8 @@ QUERY = "audio_spectrogram_transformer.encoder.layer.1.attention.attention.query
             f"wrong shape: {PATCHES} is (48, 1, 8, 8), the configuration needs (48, 1, 16, 16)",
         ),
         (lambda t: t.update(a=t.pop(QUERY), b=torch.zeros(1)), f"missing: {QUERY}; not known: a, b"),
-        (
-            lambda t: [t.pop(name) for name in sorted(t) if name.startswith("classifier")],
-            "missing: classifier.layernorm.weight, classifier.layernorm.bias, classifier.dense.weight and 1 more",
-        ),
     ],
-    ids=["missing", "left over", "shape", "renamed", "no head"],
+    ids=["missing", "left over", "shape", "renamed"],
 )
 def test_tensors_that_do_not_fit(folder: Path, change: Callable[[dict[str, Tensor]], object], sentence: str) -> None:
     tensors = load_file(folder / "model.safetensors")
@@ -111,9 +113,12 @@ def test_tensors_that_do_not_fit(folder: Path, change: Callable[[dict[str, Tenso
         ),
         ({"hidden_size": 50}, "hidden_size 50 is not a multiple of num_attention_heads 4"),
         ({"num_attention_heads": 0}, "num_attention_heads 0 is not a whole number of at least 1"),
-        ({"patch_size": [16, 16]}, "patch_size [16, 16] is not a whole number of at least 1"),
+        (
+            {"patch_size": [16]},
+            "patch_size [16] is neither a whole number of at least 1 nor a pair of them: mel bins, frames",
+        ),
         ({"max_length": 15}, "max_length 15 is smaller than one patch of 16"),
-        ({"hidden_act": "mish"}, "hidden_act 'mish' is unknown; known: gelu, gelu_new, relu, silu"),
+        ({"hidden_act": "prelu"}, f"hidden_act 'prelu' is unknown; known: {', '.join(HIDDEN_ACTS)}"),
         ({"id2label": {"0": "a", "2": "b"}}, "id2label must number its labels 0 to 1 without a gap"),
         ({"id2label": ["a", "b", "c"]}, "id2label is not an object of label numbers and names"),
         ({"label_ids": ["/m/09x0r"]}, "1 label_ids for 3 labels"),
@@ -165,5 +170,129 @@ def test_an_unknown_name_is_answered_with_the_known_ones(folder: Path, monkeypat
     with pytest.raises(CheckpointError) as caught:
         models.load("smal")
     assert str(caught.value) == (
-        "checkpoint 'smal' not found; known: small, or give the path of a folder with config.json and model.safetensors"
+        "checkpoint 'smal' not found; known: small, or give the path of a folder with config.json and "
+        "model.safetensors, or a hub id (owner/name)"
     )
+
+
+@pytest.fixture
+def shards(folder: Path, model: ASTForAudioClassification) -> Path:
+    """The same checkpoint as the reference writes it in several files."""
+    theirs = reference.ASTForAudioClassification(reference.ASTConfig(**SMALL))
+    theirs.load_state_dict(model.state_dict())
+    (folder / "model.safetensors").unlink()
+    theirs.save_pretrained(folder, max_shard_size="60KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    return folder
+
+
+def test_shards_that_the_reference_wrote(shards: Path) -> None:
+    theirs = reference.ASTForAudioClassification.from_pretrained(shards).eval()
+    ours, spec = models.load(shards)
+    x = torch.randn(2, 64, 32, generator=torch.Generator().manual_seed(4)) / 2
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(x).logits, theirs(x).logits, rtol=0, atol=1e-5)
+    content = b"".join(path.read_bytes() for path in sorted(shards.glob("model-*.safetensors")))
+    assert spec.revision == "sha256:" + hashlib.sha256(content).hexdigest()[:16]
+
+
+def test_the_revision_of_one_file_is_the_beginning_of_its_hash(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    assert checkpoint.revision(folder) == "sha256:" + hashlib.sha256(content).hexdigest()[:16]
+
+
+def index(folder: Path, change: Callable[[dict[str, str]], object]) -> None:
+    path = folder / "model.safetensors.index.json"
+    values = json.loads(path.read_text())
+    change(values["weight_map"])
+    path.write_text(json.dumps(values))
+
+
+CLASS_TOKEN = "audio_spectrogram_transformer.embeddings.cls_token"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        # of the index                                           what is said
+        (
+            lambda m: m.update({CLASS_TOKEN: "../small/x.safetensors"}),
+            f"{{index}} places {CLASS_TOKEN} in '../small/x.safetensors'; only a file beside it will do",
+        ),
+        (
+            lambda m: m.update({CLASS_TOKEN: "/etc/passwd"}),
+            f"{{index}} places {CLASS_TOKEN} in '/etc/passwd'; only a file beside it will do",
+        ),
+        (lambda m: m.update({CLASS_TOKEN: 1}), f"{{index}} places {CLASS_TOKEN} in 1; only a file beside it will do"),
+        (
+            lambda m: m.update({CLASS_TOKEN: ".."}),
+            "{folder}/.. is missing; model.safetensors.index.json lists it: fetch the checkpoint again",
+        ),
+        (
+            lambda m: m.update(lost=m[CLASS_TOKEN]),
+            "{shard} lacks lost, which model.safetensors.index.json places there; fetch the checkpoint again",
+        ),
+        (lambda m: m.clear(), "{index} has no weight_map of tensors and files"),
+    ],
+    ids=["above", "elsewhere", "a number", "a folder", "a key that is not there", "empty"],
+)
+def test_an_index_that_lies(shards: Path, change: Callable[[dict[str, str]], object], sentence: str) -> None:
+    path = shards / "model.safetensors.index.json"
+    shard = shards / json.loads(path.read_text())["weight_map"][CLASS_TOKEN]
+    index(shards, change)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.read_weights(shards)
+    assert str(caught.value) == sentence.format(index=path, folder=shards, shard=shard)
+
+
+@pytest.mark.parametrize("read", [checkpoint.read_weights, checkpoint.revision])
+def test_a_missing_shard(shards: Path, read: Callable[[Path], object]) -> None:
+    lost = sorted(shards.glob("model-*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(CheckpointError) as caught:
+        read(shards)
+    assert str(caught.value) == f"{lost} is missing; model.safetensors.index.json lists it: fetch the checkpoint again"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_files_of_any_precision(folder: Path, model: ASTForAudioClassification, dtype: torch.dtype) -> None:
+    checkpoint.write_weights(folder, {name: value.to(dtype) for name, value in model.state_dict().items()})
+    assert {value.dtype for value in checkpoint.read_weights(folder).values()} == {dtype}
+    loaded, _ = models.load(folder)
+    expected = {name: value.to(dtype).float() for name, value in model.state_dict().items()}
+    torch.testing.assert_close(loaded.state_dict(), expected, rtol=0, atol=0)
+
+
+def test_weights_that_can_not_be_written(folder: Path, model: ASTForAudioClassification) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+    for place in (folder, folder / "gone"):
+        with pytest.raises(CheckpointError, match=f"^{place}/model.safetensors can't be written: "):
+            checkpoint.write_weights(place, model.state_dict())
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_weights_replace_others_only_when_they_are_on_the_disk(
+    folder: Path, model: ASTForAudioClassification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = checkpoint.revision(folder)
+
+    def full(descriptor: int) -> None:
+        assert os.fstat(descriptor).st_size > 1000
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    randomise(model, seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(CheckpointError) as caught:
+            checkpoint.write_weights(folder, model.state_dict())
+    assert str(caught.value) == (f"{folder / 'model.safetensors'} can't be written: [Errno 28] No space left on device")
+    assert checkpoint.revision(folder) == before
+    assert not list(folder.glob("*.partial"))
+    checkpoint.write_weights(folder, model.state_dict())
+    assert checkpoint.revision(folder) != before
+
+
+def test_whoever_may_read_the_configuration_may_read_the_weights(folder: Path) -> None:
+    modes = {(folder / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+    assert len(modes) == 1
