@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.checkpoint import CheckpointError
+from models.errors import CheckpointError, ModelError
+from streamer import cli_models
 from streamer.errors import ConfigError, SourceError, StreamerError
 
 if TYPE_CHECKING:
@@ -36,12 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         code: int = args.command(args)
-    except (ConfigError, CheckpointError, SourceError) as error:
+    except (ConfigError, ModelError, SourceError) as error:
         print(error, file=sys.stderr)
         code = MISTAKE
     except StreamerError as error:
         print(error, file=sys.stderr)
         code = FAULT
+    except PermissionError as error:
+        print(f"{error.filename} may not be read or written by this user: {error.strerror}", file=sys.stderr)
+        code = MISTAKE
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:  # whoever read our output has seen enough
@@ -239,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("-c", "--config", type=Path, metavar="FILE", help=text)
 
     def model_option(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--model", metavar="M", help="bundled name or checkpoint folder (the configured one)")
+        sub.add_argument("--model", metavar="M", help="bundled name, checkpoint folder or hub id (the configured one)")
 
     def json_option(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--json", action="store_true", help="JSON lines (detect and tag: always so into a pipe)")
@@ -258,7 +262,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command(tag, "print the scores of recordings, window by window")
     sub.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    sub.add_argument("--top", type=_count, default=5, metavar="K", help="labels a window (5)")
+    sub.add_argument("--top", type=cli_models.count, default=5, metavar="K", help="labels a window (5)")
     config_option(sub)
     model_option(sub)
     json_option(sub)
@@ -273,6 +277,8 @@ def _parser() -> argparse.ArgumentParser:
     config_option(sub)
     sub.add_argument("--print", action="store_true", help="print the effective configuration, secrets masked")
     sub.add_argument("--schema", action="store_true", help="print the JSON Schema of configurations")
+
+    cli_models.add_commands(command, commands)
     return parser
 
 
@@ -281,13 +287,6 @@ def _seconds(text: str) -> float:
     if not 1 <= seconds <= 3600:
         raise argparse.ArgumentTypeError(f"{text} is not between 1 and 3600 seconds")
     return seconds
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return count
 
 
 if __name__ == "__main__":

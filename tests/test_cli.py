@@ -91,7 +91,7 @@ def test_unknown_checkpoint_names_the_known_ones(capsys):
     assert cli.main(["labels", "--model", "nope"]) == 2
     assert capsys.readouterr().err == (
         "checkpoint 'nope' not found; known: starter, "
-        "or give the path of a folder with config.json and model.safetensors\n"
+        "or give the path of a folder with config.json and model.safetensors, or a hub id (owner/name)\n"
     )
 
 
