@@ -190,7 +190,7 @@ def test_one_constant_value_is_a_dead_microphone(daemon, monkeypatch):
     monkeypatch.setattr(supervisor, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(supervisor, "WATCH_S", 0.01)
     stuck = FakeSource(np.full(16000 * 30, 1.0, np.float32), end=None)
-    monkeypatch.setattr(app, "getattr", lambda *_: 0.005, raising=False)  # zeros_s, which files do not have; 300 hops take longer
+    monkeypatch.setattr(app, "getattr", lambda *_: 0.005, raising=False)  # zeros_s: 300 hops take longer
     made, sink, stop = daemon(stuck)
 
     async def run():
