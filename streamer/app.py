@@ -14,9 +14,9 @@ from typing import Any
 
 from streamer import edges
 from streamer.config import Settings
-from streamer.core import Message, Scores, SegmentEnd, Status
+from streamer.core import Message, Scores, SegmentEnd, Site, Status, StreamRules
 from streamer.engine import Engine
-from streamer.errors import BackendError
+from streamer.errors import BackendError, CommandError
 from streamer.line import build_line
 from streamer.outbox import Outbox
 from streamer.reporter import status_message
@@ -96,7 +96,9 @@ class App:
         self._backend = edges.build_backend(settings)
         self._backend.warmup()
         self._supervisors = {name: self._supervisor(name) for name in settings.streams}
-        self._sinks = {name: edges.build_sink(config, settings.node) for name, config in settings.sinks.items()}
+        lines = {name: supervisor.line for name, supervisor in self._supervisors.items()}
+        site = Site(settings.node, tuple(StreamRules(name, line.rules) for name, line in lines.items()), self._command)
+        self._sinks = {name: edges.build_sink(config, site) for name, config in settings.sinks.items()}
         self._outboxes = {name: Outbox() for name in self._sinks}
         self._failure: BaseException | None = None
 
@@ -139,6 +141,10 @@ class App:
                 task.cancel()
         if self._failure:
             raise BackendError(f"stopped by a fault: {self._failure}") from self._failure
+
+    def _command(self, topic: str, text: str) -> None:
+        """Obey an order from outside; see `Site`."""
+        raise CommandError(f"no command is known for {topic}")
 
     # -- what comes in -------------------------------------------------------------------------------------------
 

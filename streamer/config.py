@@ -80,6 +80,13 @@ class ModelConfig(_Strict):
         return device
 
 
+class ScoresConfig(_Strict):
+    """Readings of the highest scores, for people who set thresholds: the `top` labels, at most every `every_s`."""
+
+    top: Annotated[int, Field(ge=1, le=100)] = 5
+    every_s: Annotated[float, Field(ge=0.1)] = 5.0
+
+
 class StreamConfig(_Strict):
     """One source's line.
 
@@ -92,6 +99,7 @@ class StreamConfig(_Strict):
     hop_s: float = 1.0
     gate_dbfs: Annotated[float, Field(le=0)] | None = None
     late: Literal["auto", "latest", "every"] = "auto"
+    scores: ScoresConfig | None = None
     rules: dict[Name, dict[str, Any] | bool | None] = {}
 
     @field_validator("hop_s")
@@ -108,17 +116,34 @@ class StreamConfig(_Strict):
         return {} if section is None else section
 
 
+class OutboxConfig(_Strict):
+    """Where events wait for their receivers, and how many; over the bounds the oldest is dropped and counted.
+
+    `path`: `auto` is `outbox-<node>.sqlite` in $STATE_DIRECTORY, else in streamer's folder under $XDG_STATE_HOME
+    (~/.local/state); null keeps them in memory only, where a crash loses them.
+    """
+
+    path: Annotated[str, Field(min_length=1)] | None = "auto"
+    max_events: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    max_mb: Annotated[float, Field(ge=1, le=10_000)] = 64.0
+
+
 class Settings(_Strict):
-    """A whole, valid configuration."""
+    """A whole, valid configuration.
+
+    `remember_commands`: pauses, snoozes and thresholds set over MQTT outlive a restart.
+    """
 
     node: Name
     model: ModelConfig = ModelConfig()
     streams: Annotated[dict[Name, StreamConfig], Field(min_length=1)]
     rules: dict[Name, SerializeAsAny[BaseModel]] = {}
     sinks: dict[Name, SerializeAsAny[BaseModel]] = {}
+    outbox: OutboxConfig = OutboxConfig()
+    remember_commands: bool = False
     _document: Document | None = PrivateAttr(None)
 
-    @field_validator("model", "rules", "sinks", mode="before")
+    @field_validator("model", "rules", "sinks", "outbox", mode="before")
     @classmethod
     def _allow_empty(cls, section: object) -> object:
         return {} if section is None else section

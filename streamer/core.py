@@ -3,7 +3,7 @@
 Positions are sample indices at the model rate, counted from stream start and never reset; ranges are half-open.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -29,7 +29,11 @@ class Reason(StrEnum):
     MAX_DURATION = "max_duration"
     SOURCE_END = "source_end"
     SOURCE_LOST = "source_lost"
+    PAUSE = "pause"
+    SNOOZE = "snooze"
+    RELOAD = "reload"
     STOP = "stop"
+    INTERRUPTED = "interrupted"
 
 
 class Status(StrEnum):
@@ -139,3 +143,27 @@ class StreamInfo:
     labels: tuple[str, ...]
     label_ids: tuple[str, ...]
     model: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRules:
+    """A stream and its rules, as a sink announces them: `rules` gives each rule's labels, by its name.
+
+    Of a rule that watches other rules the labels are theirs; of one that hears anything there are none.
+    """
+
+    stream_id: str
+    rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a sink is told of the daemon it speaks for.
+
+    `command` takes an order from outside: its topic relative to `<base>/<node>/`, as `mic/listening/set`, and its
+    text. It returns at once, on the event loop, and raises `CommandError` with a sentence for what can't be obeyed.
+    """
+
+    node: str
+    streams: tuple[StreamRules, ...] = ()
+    command: Callable[[str, str], None] = lambda topic, text: None

@@ -5,6 +5,8 @@ Modules are imported when a configuration names them, so a back end or a driver 
 """
 
 import sys
+from collections.abc import Callable
+from datetime import datetime
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
@@ -13,7 +15,7 @@ from pydantic import BaseModel
 
 from streamer.backends.base import Backend
 from streamer.config import ModelConfig, Settings, UnknownType
-from streamer.core import StreamInfo
+from streamer.core import Site, StreamInfo
 from streamer.rules.base import Rule
 from streamer.sinks.base import Sink
 from streamer.sources.base import Source
@@ -53,15 +55,15 @@ def build_source(config: BaseModel) -> Source:
     return source
 
 
-def build_rule(config: BaseModel, name: str, info: StreamInfo) -> Rule:
-    """Make the rule called `name` for one stream."""
-    rule: Rule = _home(config).build(config, name, info)
+def build_rule(config: BaseModel, name: str, info: StreamInfo, utc: Callable[[int], datetime]) -> Rule:
+    """Make the rule called `name` for one stream; `utc` tells the capture time of a position."""
+    rule: Rule = _home(config).build(config, name, info, utc)
     return rule
 
 
-def build_sink(config: BaseModel, node: str) -> Sink:
-    """Make the sink that `config` describes."""
-    sink: Sink = _home(config).build(config, node)
+def build_sink(config: BaseModel, site: Site) -> Sink:
+    """Make the sink that `config` describes, to speak for `site`."""
+    sink: Sink = _home(config).build(config, site)
     return sink
 
 

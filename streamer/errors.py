@@ -8,7 +8,8 @@
     ├── RingOverrun            the reader was too slow; samples are gone
     ├── BackendError           the model can't run
     │   └── BackendTimeout     it did not answer in time
-    └── SinkError              a receiver of events can't take them
+    ├── SinkError              a receiver of events can't take them
+    └── CommandError           an order from outside that can't be obeyed
 
 A broken checkpoint raises `models.errors.CheckpointError`; the command line treats it as a `ConfigError`.
 A message names the thing, the value, what is allowed and the next step.
@@ -57,3 +58,7 @@ class BackendTimeout(BackendError):
 
 class SinkError(StreamerError):
     """A receiver of events can't take them."""
+
+
+class CommandError(StreamerError):
+    """An order from outside, as over MQTT, that can't be obeyed."""

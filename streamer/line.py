@@ -4,6 +4,7 @@
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from models.spec import ModelSpec
@@ -21,6 +22,7 @@ class Line:
 
     stream: Stream
     reporter: Reporter
+    rules: Mapping[str, tuple[str, ...]]  # the labels of each
 
 
 def build_line(settings: Settings, name: str, spec: ModelSpec, stats: Stats, *, is_replay: bool = False) -> Line:
@@ -41,11 +43,12 @@ def build_line(settings: Settings, name: str, spec: ModelSpec, stats: Stats, *, 
         label_ids=spec.label_ids,
         model={"name": spec.name, "revision": spec.revision},
     )
-    rules = {rule: edges.build_rule(config, rule, info) for rule, config in settings.rules_of(name).items()}
+    rules = {rule: edges.build_rule(config, rule, info, stream.utc) for rule, config in settings.rules_of(name).items()}
+    labels = {rule: tuple(getattr(config, "labels", ())) for rule, config in settings.rules_of(name).items()}
 
     def latency_ms(position: int) -> int | None:
         """None where sound comes faster than life."""
         passed_s = time.monotonic() - stream.captured(position)
         return round(passed_s * 1e3) if passed_s >= 0 and not is_replay else None
 
-    return Line(stream, Reporter(info, rules, stream.utc, latency_ms))
+    return Line(stream, Reporter(info, rules, stream.utc, latency_ms), labels)

@@ -27,7 +27,7 @@ def reporter(utc: Callable[[int], datetime] = lambda at: EPOCH + timedelta(secon
     """Two rules, each on one label, that end with the first window under."""
     ids = count(1)
     rules = {
-        name: build(Config(labels=[label], release_s=0.0), name, INFO, lambda: f"01J{next(ids)}")
+        name: build(Config(labels=[label], release_s=0.0), name, INFO, new_id=lambda: f"01J{next(ids)}")
         for name, label in (("smoke_alarm", INFO.labels[0]), ("dog_bark", INFO.labels[1]))
     }
     return Reporter(INFO, rules, utc, lambda at: at // RATE)

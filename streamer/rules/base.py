@@ -7,10 +7,17 @@ from streamer.core import Event, Reason, Scores
 
 
 class Rule(Protocol):
-    """One rule watching one stream."""
+    """One rule watching one stream.
 
-    def update(self, scores: Scores) -> Sequence[Event]:
-        """Take one window's scores; return what started or ended by it."""
+    `watches` names the rules whose events it is told; they are asked first. `why` says, after each update, in a few
+    words for people why an event started, goes on, ended, or did not start.
+    """
 
-    def flush(self, at: int, reason: Reason) -> Sequence[Event]:
-        """End whatever is open: sound stops at position `at`."""
+    watches: tuple[str, ...]
+    why: str
+
+    def update(self, scores: Scores, heard: Sequence[Event] = ()) -> Sequence[Event]:
+        """Take one window's scores, and what the rules it watches made of them; return what started or ended by it."""
+
+    def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> Sequence[Event]:
+        """End whatever is open: sound stops at position `at`. `heard` is what the rules it watches ended by it."""

@@ -5,8 +5,9 @@ the first window over `onset_threshold`, and the offset is the start of the last
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -55,8 +56,14 @@ class Config(BaseModel):
         return self
 
 
-def build(config: Config, name: str, info: StreamInfo, new_id: Callable[[], str] = lambda: str(ULID())) -> "Rule":
-    """The rule `name` for one stream.
+def build(
+    config: Config,
+    name: str,
+    info: StreamInfo,
+    utc: Callable[[int], datetime] = lambda at: datetime.now(UTC),
+    new_id: Callable[[], str] = lambda: str(ULID()),
+) -> "Rule":
+    """The rule `name` for one stream; `utc` tells the capture time of a position.
 
     Raises:
         ConfigError: labels the stream's model does not know; all of them.
@@ -74,6 +81,8 @@ class Rule:
     def __init__(self, config: Config, name: str, info: StreamInfo, new_id: Callable[[], str]) -> None:
         self.config = config
         self.name = name
+        self.watches: tuple[str, ...] = ()
+        self.why = ""
         self._labels = [info.labels.index(label) for label in config.labels]
         self._release = round(config.release_s * info.sample_rate)
         self._refractory = round(config.refractory_s * info.sample_rate)
@@ -85,7 +94,7 @@ class Rule:
         self._is_over = False  # whether that is the newest one
         self._armed_at = 0  # position from which a start is allowed again
 
-    def update(self, scores: Scores) -> list[Event]:
+    def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
         """Take one window's scores; return the start or end it brought."""
         label = max(self._labels, key=lambda i: float(scores.scores[i]))
         score = float(scores.scores[label])
@@ -101,7 +110,7 @@ class Rule:
             return [self._end(scores.end, self._sounds_to(scores.end), Reason.MAX_DURATION)]
         return []
 
-    def flush(self, at: int, reason: Reason) -> list[Event]:
+    def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
         """End the open event, if any: sound stops at `at`, and what comes later is another stretch."""
         self._over.clear()
         return [self._end(at, self._sounds_to(at), reason)] if self._open else []

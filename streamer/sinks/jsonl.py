@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from streamer.core import Message
+from streamer.core import Message, Site
 from streamer.outbox import Outbox, is_event
 from streamer.sinks.base import Retry, Sink, to_json
 
@@ -34,9 +34,9 @@ class Config(BaseModel):
     path: Annotated[str, Field(min_length=1, description="file to append to; '-' is standard output")]
 
 
-def build(config: Config, node: str) -> Sink:
-    """Make the sink; opens nothing yet. Its events carry their node themselves, so `node` isn't used."""
-    del node
+def build(config: Config, site: Site) -> Sink:
+    """Make the sink; opens nothing yet. Its events carry their node themselves, so `site` isn't used."""
+    del site
     return Jsonl(None if config.path == "-" else Path(config.path))
 
 

@@ -18,7 +18,7 @@ import aiomqtt
 from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, field_validator, model_validator
 
-from streamer.core import Message
+from streamer.core import Message, Site
 from streamer.errors import SinkError
 from streamer.outbox import Outbox
 from streamer.sinks._dial import dial
@@ -91,9 +91,9 @@ class Config(BaseModel):
         return self
 
 
-def build(config: Config, node: str) -> Sink:
-    """Make the sink of this `node`; connects nowhere yet."""
-    return Mqtt(config, node)
+def build(config: Config, site: Site) -> Sink:
+    """Make the sink that speaks for `site`; connects nowhere yet."""
+    return Mqtt(config, site)
 
 
 class Mqtt:
@@ -102,13 +102,13 @@ class Mqtt:
     `connected` is now; `reconnects` counts the connections after the first.
     """
 
-    def __init__(self, config: Config, node: str) -> None:
+    def __init__(self, config: Config, site: Site) -> None:
         self.connected = False
         self.reconnects = 0
         self._was_connected = False
         self._config = config
-        self._client_id = config.client_id or f"streamer-{node}"
-        self._topic = f"{config.base_topic}/{node}"
+        self._client_id = config.client_id or f"streamer-{site.node}"
+        self._topic = f"{config.base_topic}/{site.node}"
         self._status = f"{self._topic}/status"
         self._broker = f"MQTT broker {config.host}:{config.port}"
         self._retry = Retry(log)

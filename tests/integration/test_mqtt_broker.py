@@ -15,7 +15,7 @@ from typing import Any
 import aiomqtt
 import pytest
 
-from streamer.core import Message
+from streamer.core import Message, Site
 from streamer.outbox import Outbox
 from streamer.sinks import base, mqtt
 from tests.integration.broker import Broker, free_port
@@ -89,7 +89,7 @@ async def subscriber(broker: Broker) -> AsyncIterator[Subscriber]:
 @contextlib.asynccontextmanager
 async def running(outbox: Outbox, **config: Any) -> AsyncIterator[tuple[mqtt.Mqtt, asyncio.Task[None]]]:
     """The sink at work; at the end it is cancelled if it still works."""
-    sink = mqtt.build(mqtt.Config.model_validate({"host": "127.0.0.1", **config}), "garage")
+    sink = mqtt.build(mqtt.Config.model_validate({"host": "127.0.0.1", **config}), Site("garage"))
     assert isinstance(sink, mqtt.Mqtt)
     task = asyncio.create_task(sink.run(outbox))
     try:

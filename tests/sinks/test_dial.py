@@ -79,11 +79,12 @@ def test_a_name_service_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_name_service_that_never_answers_does_not_keep_the_process() -> None:
     script = """
 import asyncio, socket, time
+from streamer.core import Site
 from streamer.sinks.mqtt import Config, build
 from streamer.outbox import Outbox
 socket.getaddrinfo = lambda *_, **__: time.sleep(1000)
 async def main():
-    task = asyncio.create_task(build(Config(host="broker"), "node").run(Outbox()))
+    task = asyncio.create_task(build(Config(host="broker"), Site("node")).run(Outbox()))
     await asyncio.sleep(0.05)
     task.cancel()
     await asyncio.wait([task])

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from streamer.core import Message
+from streamer.core import Message, Site
 from streamer.outbox import Outbox
 from streamer.sinks import base, jsonl
 
@@ -40,7 +40,7 @@ def write(path: str, *steps: Message | Callable[[], object]) -> Outbox:
     outbox = Outbox()
 
     async def scenario() -> None:
-        task = asyncio.create_task(jsonl.build(jsonl.Config(path=path), "node").run(outbox))
+        task = asyncio.create_task(jsonl.build(jsonl.Config(path=path), Site("node")).run(outbox))
         for step in steps:
             if isinstance(step, Message):
                 outbox.put(step)
@@ -102,7 +102,7 @@ def test_what_can_not_be_written_waits_and_the_log_says_why(tmp_path: Path, capl
     path = blocked / "events.jsonl"
 
     async def scenario() -> None:
-        task = asyncio.create_task(jsonl.build(jsonl.Config(path=str(path)), "node").run(outbox))
+        task = asyncio.create_task(jsonl.build(jsonl.Config(path=str(path)), Site("node")).run(outbox))
         for number in range(5):
             outbox.put(event(number))
         await until(lambda: caplog.messages)
@@ -142,7 +142,7 @@ def test_cancelling_leaves_the_rest_in_the_outbox(tmp_path: Path) -> None:
     outbox = Outbox()
 
     async def scenario() -> None:
-        task = asyncio.create_task(jsonl.build(jsonl.Config(path=str(tmp_path)), "node").run(outbox))
+        task = asyncio.create_task(jsonl.build(jsonl.Config(path=str(tmp_path)), Site("node")).run(outbox))
         outbox.put(event(1))
         await asyncio.sleep(0.01)
         task.cancel()
@@ -196,7 +196,7 @@ def test_a_reader_that_stalls_holds_nobody_up_and_gets_all_when_it_goes_on(
         outbox.put(Message("mic/event", {"id": number, "label": "x" * 5000}))
 
     async def scenario(path: str, reader: int) -> None:
-        task = asyncio.create_task(jsonl.build(jsonl.Config(path=path), "node").run(outbox))
+        task = asyncio.create_task(jsonl.build(jsonl.Config(path=path), Site("node")).run(outbox))
         before = -1
         while before != outbox.pending:     # until it is stuck
             before = outbox.pending
@@ -218,7 +218,7 @@ def test_a_reader_that_stalls_does_not_hold_up_the_end(tmp_path: Path, monkeypat
     outbox.put(Message("mic/event", {"id": 1, "label": "x" * 1_000_000}))
 
     async def scenario(path: str) -> None:
-        task = asyncio.create_task(jsonl.build(jsonl.Config(path=path), "node").run(outbox))
+        task = asyncio.create_task(jsonl.build(jsonl.Config(path=path), Site("node")).run(outbox))
         await asyncio.sleep(0.02)
         task.cancel()
         await asyncio.wait([task], timeout=5)
@@ -236,7 +236,7 @@ def test_a_pipe_nobody_reads_waits_for_a_reader(tmp_path: Path, caplog: pytest.L
     outbox.put(event(1))
 
     async def scenario() -> bytes:
-        task = asyncio.create_task(jsonl.build(jsonl.Config(path=str(path)), "node").run(outbox))
+        task = asyncio.create_task(jsonl.build(jsonl.Config(path=str(path)), Site("node")).run(outbox))
         await until(lambda: caplog.messages)
         reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         await until(lambda: not outbox.pending)
