@@ -9,11 +9,12 @@ import pytest
 from pydantic import BaseModel
 
 from streamer import config, edges
-from streamer.core import StreamInfo
+from streamer.core import Site, StreamInfo
 from streamer.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 INFO = StreamInfo("mic", "garage", 1.0, 10.24, 16000, ("Bark",), ("/m/05tny_",))
+SITE = Site("garage")
 
 
 @pytest.mark.parametrize("kind", ["source", "rule", "sink", "backend"])
@@ -55,9 +56,9 @@ def build(*given: object) -> Any:
 def test_the_module_of_a_model_builds_from_it() -> None:
     stub = Stub()
     source: Any = edges.build_source(stub)
-    rule: Any = edges.build_rule(stub, "bark", INFO)
-    sink: Any = edges.build_sink(stub, "garage")
-    assert (source, rule, sink) == ((stub,), (stub, "bark", INFO), (stub, "garage"))
+    rule: Any = edges.build_rule(stub, "bark", INFO, str)
+    sink: Any = edges.build_sink(stub, SITE)
+    assert (source, rule, sink) == ((stub,), (stub, "bark", INFO, str), (stub, SITE))
 
 
 def test_a_back_end_is_built_by_the_module_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,4 +109,4 @@ def test_the_default_configuration_has_a_rule_for_each_starter_label(monkeypatch
 
 def test_the_schema_of_all_edges_accepts_the_default_configurations_keys() -> None:
     document = config.schema(edges.edge_configs())
-    assert set(document["properties"]) == {"node", "model", "streams", "rules", "sinks"}
+    assert set(document["properties"]) == {"node", "model", "streams", "rules", "sinks", "outbox", "remember_commands"}
