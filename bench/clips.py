@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 
 from models.train.starter import LABELS
-from streamer import cli, edges
+from streamer import cli_shared, edges
 from streamer.replay import replay
 
 RATE = 16000
@@ -49,12 +49,13 @@ def main():
     parser.add_argument("--config", type=Path)
     parser.add_argument("--model")
     args = parser.parse_args()
-    settings = cli._settings(args)  # noqa: SLF001
+    settings = cli_shared.settings_of(args)
     backend = edges.build_backend(settings)
     stream = next(iter(settings.streams))
 
     def labels(path):
-        events = [m.payload for m in replay(path, settings, stream, backend) if m.topic.endswith("/event")]
+        steps = replay(path, settings, stream, lambda: backend)
+        events = [m.payload for step in steps for m in step.messages if m.topic.endswith("/event")]
         return [event["label"] for event in events if event["event_type"] == "start"]
 
     files = sorted(path for folder in LABELS for path in (args.data / folder).glob(f"{args.fold or ''}*.ogg"))

@@ -1,4 +1,4 @@
-"""The daemon: builds everything, runs it, watches it, and stops it in order.
+"""One configuration at work: builds everything, runs it, watches it, and stops it in order.
 
 Start: model and warm-up, sinks, engine, sources. Stop: sources, engine (one last drain), rules (open events end),
 outboxes drain with a deadline, sinks say offline. Thread: the event loop, but where a line says otherwise.
@@ -6,18 +6,17 @@ outboxes drain with a deadline, sinks say offline. Thread: the event loop, but w
 
 import asyncio
 import logging
-import signal
-import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
 
 from streamer import edges
+from streamer.backends.base import Backend
 from streamer.config import Settings
-from streamer.core import Message, Scores, SegmentEnd, Site, Status, StreamRules
+from streamer.core import Message, Reason, Scores, SegmentEnd, Site, Status, StreamRules
 from streamer.engine import Engine
-from streamer.errors import BackendError, CommandError
+from streamer.errors import BackendError
 from streamer.line import build_line
+from streamer.orders import Orders
 from streamer.outbox import Outbox
 from streamer.reporter import status_message
 from streamer.stats import Stats
@@ -32,82 +31,45 @@ LAST_WORD_S = 1.5  # of it: for sinks that were cut off to say `offline`
 RELEASE_S = 1.0  # of it: for sources to let go of their devices
 
 
-class Threads(ThreadPoolExecutor):
-    """A thread of its own for each call, and none that the end of the process waits for.
-
-    A hanging driver or name service then delays neither its neighbours nor our exit.
-    """
-
-    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Call `function` in a new daemon thread."""
-        future: Future[Any] = Future()
-
-        def call() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(function(*args, **kwargs))
-            except BaseException as error:  # noqa: BLE001  the future hands it on
-                future.set_exception(error)
-
-        threading.Thread(target=call, name="call", daemon=True).start()
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Wait for nothing."""
-
-
-async def serve(settings: Settings) -> None:
-    """Run `settings` until a signal says stop, or every source has come to its end.
-
-    Raises:
-        ConfigError, CheckpointError: it can't run as configured.
-        BackendError: the model broke.
-    """
-    loop = asyncio.get_running_loop()
-    loop.set_default_executor(Threads())
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP: to use a changed configuration, restart")
-    loading = asyncio.ensure_future(asyncio.to_thread(App, settings, stop))
-    stopping = asyncio.ensure_future(stop.wait())
-    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if loading.done():
-        await loading.result().run()
-
-
 class App:
     """A configured daemon. Making one loads the model and warms it up, which takes seconds: not for the event loop.
 
     Args:
         settings: what to run.
-        stop: ends `run` when set.
+        backend: the model of `settings`, warm already; None: load it.
 
     Raises:
         ConfigError, CheckpointError, BackendError: it can't run as configured.
     """
 
-    def __init__(self, settings: Settings, stop: asyncio.Event) -> None:
+    def __init__(self, settings: Settings, backend: Backend | None = None) -> None:
+        self.settings = settings
         self.stats = Stats()
-        self._settings = settings
-        self._stop = stop
-        self._backend = edges.build_backend(settings)
-        self._backend.warmup()
+        self.backend = backend or edges.build_backend(settings)
+        if backend is None:
+            self.backend.warmup()
+        self._stop = asyncio.Event()
+        self._reason = Reason.STOP
+        self._keeps_backend = False
         self._supervisors = {name: self._supervisor(name) for name in settings.streams}
         lines = {name: supervisor.line for name, supervisor in self._supervisors.items()}
-        site = Site(settings.node, tuple(StreamRules(name, line.rules) for name, line in lines.items()), self._command)
+        site = Site(settings.node, tuple(StreamRules(name, line.rules) for name, line in lines.items()), self.order)
         self._sinks = {name: edges.build_sink(config, site) for name, config in settings.sinks.items()}
         self._outboxes = {name: Outbox() for name in self._sinks}
+        self._orders = Orders(settings, self._supervisors, self._put)
         self._failure: BaseException | None = None
 
     def _supervisor(self, name: str) -> Supervisor:
-        options = self._settings.streams[name]
-        line = build_line(self._settings, name, self._backend.spec, self.stats)
+        options = self.settings.streams[name]
+        line = build_line(self.settings, name, self.backend.spec, self.stats)
         zeros_s = getattr(options.source, "zeros_s", None)
         source = edges.build_source(options.source)
         return Supervisor(line, source, zeros_s=zeros_s, late=options.late, put=self._put, stats=self.stats)
+
+    def stop(self, reason: Reason = Reason.STOP, *, keep_backend: bool = False) -> None:
+        """Let `run` come to its end; events that are open end for `reason`, and the model may be left to another."""
+        self._reason, self._keeps_backend = reason, keep_backend
+        self._stop.set()
 
     async def run(self) -> None:
         """Listen until told to stop, or until every source has come to its end.
@@ -125,7 +87,7 @@ class App:
             loop.call_soon_threadsafe(self._fail, error)
 
         streams = [supervisor.line.stream for supervisor in self._supervisors.values()]
-        engine = Engine(self._backend, streams, deliver, self.stats)
+        engine = Engine(self.backend, streams, deliver, self.stats)
         async with asyncio.TaskGroup() as tasks:
             sinks = {name: tasks.create_task(self._run_sink(name), name=f"sink-{name}") for name in self._sinks}
             engine.start(fail)
@@ -142,9 +104,9 @@ class App:
         if self._failure:
             raise BackendError(f"stopped by a fault: {self._failure}") from self._failure
 
-    def _command(self, topic: str, text: str) -> None:
+    def order(self, topic: str, text: str) -> None:
         """Obey an order from outside; see `Site`."""
-        raise CommandError(f"no command is known for {topic}")
+        self._orders.take(topic, text)
 
     # -- what comes in -------------------------------------------------------------------------------------------
 
@@ -157,6 +119,8 @@ class App:
             self._fail(error)
 
     def _take(self, output: Scores | SegmentEnd) -> None:
+        if isinstance(output, SegmentEnd) and output.reason == Reason.STOP:
+            output = replace(output, reason=self._reason)
         supervisor = self._supervisors[output.stream_id]
         for message in supervisor.line.reporter.report(output):
             self._put(message)
@@ -175,6 +139,8 @@ class App:
             self._put(status_message(name, supervisor.status))
             for message in supervisor.line.reporter.idle():
                 self._put(message)
+        for message in self._orders.states():
+            self._put(message)
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error
@@ -210,22 +176,35 @@ class App:
         for task in sources:
             task.cancel()
         await asyncio.wait(sources, timeout=RELEASE_S)
-        if await asyncio.to_thread(engine.stop):
-            self._backend.close()
+        has_ended = await asyncio.to_thread(engine.stop)
+        if self._keeps_backend and not has_ended:
+            self._fail(BackendError("the model hangs"))
+        elif has_ended and not self._keeps_backend:
+            self.backend.close()
         await asyncio.sleep(0)  # what the engine delivered last is queued on this loop
         for supervisor in self._supervisors.values():
             supervisor.set_status(Status.OFFLINE)
-            for message in supervisor.line.reporter.stop():
+            for message in supervisor.line.reporter.stop(self._reason):
                 self._put(message)
+        await self._close_sinks(sinks, deadline)
+        for task in sources:
+            task.cancel()  # again: one that still waits for a driver to let go
+
+    async def _close_sinks(self, sinks: dict[str, asyncio.Task[None]], deadline: float) -> None:
+        """Let them deliver what there is until the deadline, and have a last word."""
         for outbox in self._outboxes.values():
             outbox.close()
-        if sinks:
-            await asyncio.wait(sinks.values(), timeout=max(0.1, deadline - time.monotonic() - LAST_WORD_S))
+        if not sinks:
+            return
+        await asyncio.wait(sinks.values(), timeout=max(0.1, deadline - time.monotonic() - LAST_WORD_S))
         for name, task in sinks.items():
             if task.cancel() and self._outboxes[name].pending:
                 log.warning("sink %s: %d events were not delivered", name, self._outboxes[name].pending)
-        for task in sources:
-            task.cancel()  # again: one that still waits for a driver to let go
+        await asyncio.wait(sinks.values(), timeout=LAST_WORD_S)
+
+    def _n_dropped(self) -> int:
+        waiting = sum(outbox.dropped for outbox in self._outboxes.values())
+        return waiting + sum(getattr(sink, "dropped", 0) for sink in self._sinks.values())
 
     async def _report_stats(self, engine: Engine) -> None:
         busy_s = engine.busy_s
@@ -234,6 +213,7 @@ class App:
             self.stats.gauge("real_time_factor", round((engine.busy_s - busy_s) / STATS_S, 4))
             busy_s = engine.busy_s
             self.stats.gauge("pending_events", sum(outbox.pending for outbox in self._outboxes.values()))
-            self.stats.gauge("dropped_events", sum(outbox.dropped for outbox in self._outboxes.values()))
+            self.stats.gauge("dropped_events", self._n_dropped())
+            self.stats.gauge("reconnects", sum(getattr(sink, "reconnects", 0) for sink in self._sinks.values()))
             self.stats.gauge("overflows", sum(supervisor.source.overflows for supervisor in self._supervisors.values()))
             self._put(Message("stats", self.stats.snapshot(), qos=0))

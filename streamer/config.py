@@ -116,34 +116,17 @@ class StreamConfig(_Strict):
         return {} if section is None else section
 
 
-class OutboxConfig(_Strict):
-    """Where events wait for their receivers, and how many; over the bounds the oldest is dropped and counted.
-
-    `path`: `auto` is `outbox-<node>.sqlite` in $STATE_DIRECTORY, else in streamer's folder under $XDG_STATE_HOME
-    (~/.local/state); null keeps them in memory only, where a crash loses them.
-    """
-
-    path: Annotated[str, Field(min_length=1)] | None = "auto"
-    max_events: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
-    max_mb: Annotated[float, Field(ge=1, le=10_000)] = 64.0
-
-
 class Settings(_Strict):
-    """A whole, valid configuration.
-
-    `remember_commands`: pauses, snoozes and thresholds set over MQTT outlive a restart.
-    """
+    """A whole, valid configuration."""
 
     node: Name
     model: ModelConfig = ModelConfig()
     streams: Annotated[dict[Name, StreamConfig], Field(min_length=1)]
     rules: dict[Name, SerializeAsAny[BaseModel]] = {}
     sinks: dict[Name, SerializeAsAny[BaseModel]] = {}
-    outbox: OutboxConfig = OutboxConfig()
-    remember_commands: bool = False
     _document: Document | None = PrivateAttr(None)
 
-    @field_validator("model", "rules", "sinks", "outbox", mode="before")
+    @field_validator("model", "rules", "sinks", mode="before")
     @classmethod
     def _allow_empty(cls, section: object) -> object:
         return {} if section is None else section
@@ -257,6 +240,8 @@ class _Check:
         """A password left out for want of its variable would send the user name alone."""
         for path, variable in self.document.unset.items():
             beside = self.document.at(path[:-1])
+            if path[-1] == "secret" and "secret_file" not in beside:  # what isn't signed can't be told from forgeries
+                self.document.add(path, f"the environment variable {variable} is not set; set it, or remove 'secret'")
             if path[-1] == "password" and beside.get("username") is not None and "password_file" not in beside:
                 said = f"the environment variable {variable} is not set, but 'username' is given"
                 self.document.add(path, f"{said}; set it, or remove 'username'")

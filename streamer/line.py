@@ -46,9 +46,11 @@ def build_line(settings: Settings, name: str, spec: ModelSpec, stats: Stats, *, 
     rules = {rule: edges.build_rule(config, rule, info, stream.utc) for rule, config in settings.rules_of(name).items()}
     labels = {rule: tuple(getattr(config, "labels", ())) for rule, config in settings.rules_of(name).items()}
 
+    top, every_s = (options.scores.top, options.scores.every_s) if options.scores else (0, 1.0)
+
     def latency_ms(position: int) -> int | None:
         """None where sound comes faster than life."""
         passed_s = time.monotonic() - stream.captured(position)
         return round(passed_s * 1e3) if passed_s >= 0 and not is_replay else None
 
-    return Line(stream, Reporter(info, rules, stream.utc, latency_ms), labels)
+    return Line(stream, Reporter(info, rules, stream.utc, latency_ms, top=top, every_s=every_s), labels)

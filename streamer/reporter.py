@@ -3,8 +3,11 @@
 In: `Scores` and `SegmentEnd` in order. Out: messages with topics relative to `<base>/<node>/`. Pure but for the clock.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from graphlib import TopologicalSorter
+
+import numpy as np
 
 from streamer.core import Event, Level, Message, Phase, Reason, Scores, SegmentEnd, Status, StreamInfo
 from streamer.rules.base import Rule
@@ -18,9 +21,10 @@ class Reporter:
 
     Args:
         info: the stream.
-        rules: by name.
+        rules: by name; those that watch others are asked after them.
         utc: capture time of a position.
         latency_ms: how long ago the sound at a position was captured; None where that means nothing (replays).
+        top: so many of the highest scores are read out, at most every `every_s` seconds of sound; 0: none.
     """
 
     def __init__(
@@ -29,9 +33,16 @@ class Reporter:
         rules: Mapping[str, Rule],
         utc: Callable[[int], datetime],
         latency_ms: Callable[[int], int | None],
+        *,
+        top: int = 0,
+        every_s: float = 1.0,
     ) -> None:
         self.info = info
-        self._rules = rules
+        self.rules = {name: rules[name] for name in _in_order(rules)}
+        self._top = top
+        self._every = round(every_s * info.sample_rate)
+        self._scores_due = 0
+        self._awake_at: dict[str, int] = {}  # positions at which snoozed rules are asked again
         self._utc = utc
         self._latency_ms = latency_ms
         self._n_events = 0
@@ -41,23 +52,60 @@ class Reporter:
 
     def idle(self) -> Iterator[Message]:
         """The state of every rule before anything was heard: retained states of an earlier life may be stale."""
-        for rule in self._rules:
+        for rule in self.rules:
             yield self._state(rule, None)
 
     def report(self, output: Scores | SegmentEnd) -> Iterator[Message]:
-        """What `output` brought: level, events, states."""
-        if isinstance(output, Scores) and output.end >= self._level_due:
-            self._level_due = output.end + round(LEVEL_S * self.info.sample_rate)
-            yield level_message(self.info.stream_id, output.level)
+        """What `output` brought: level, highest scores, events, states."""
+        if isinstance(output, Scores):
+            yield from self._readings(output)
         self._heard_to = output.end if isinstance(output, Scores) else output.at
-        for rule in self._rules.values():
-            events = rule.update(output) if isinstance(output, Scores) else rule.flush(output.at, output.reason)
+        yield from self._wake()
+        heard: list[Event] = []
+        for name, rule in self.rules.items():
+            if name in self._awake_at:
+                continue
+            if isinstance(output, Scores):
+                events = rule.update(output, heard)
+            else:
+                events = rule.flush(output.at, output.reason, heard)
+            heard.extend(events)
             for event in events:
                 yield from self._messages(event)
 
-    def stop(self) -> Iterator[Message]:
+    def stop(self, reason: Reason = Reason.STOP) -> Iterator[Message]:
         """Ends for whatever is still open, however that came about; nothing after an orderly `SegmentEnd`."""
-        yield from self.report(SegmentEnd(self.info.stream_id, self._heard_to, Reason.STOP))
+        yield from self.report(SegmentEnd(self.info.stream_id, self._heard_to, reason))
+
+    def snooze(self, name: str, seconds: float) -> Iterator[Message]:
+        """End what a rule has open, and don't ask it for `seconds` of sound; 0 wakes it."""
+        for event in self.rules[name].flush(self._heard_to, Reason.SNOOZE):
+            yield from self._messages(event)
+        self._awake_at[name] = self._heard_to + round(seconds * self.info.sample_rate)
+        if seconds:
+            yield self._state(name, None)
+        else:
+            yield from self._wake()
+
+    def replace(self, name: str, rule: Rule) -> Iterator[Message]:
+        """Go on with another rule of that name; what the old one has open ends."""
+        for event in self.rules[name].flush(self._heard_to, Reason.RELOAD):
+            yield from self._messages(event)
+        self.rules[name] = rule
+
+    def _wake(self) -> Iterator[Message]:
+        """Say of the rules that slept long enough that they are awake."""
+        for name in [name for name, at in self._awake_at.items() if at <= self._heard_to]:
+            del self._awake_at[name]
+            yield self._state(name, None)
+
+    def _readings(self, scores: Scores) -> Iterator[Message]:
+        if scores.end >= self._level_due:
+            self._level_due = scores.end + round(LEVEL_S * self.info.sample_rate)
+            yield level_message(self.info.stream_id, scores.level)
+        if self._top and scores.end >= self._scores_due:
+            self._scores_due = scores.end + self._every
+            yield self._highest(scores)
 
     def _messages(self, event: Event) -> Iterator[Message]:
         self._n_events += 1
@@ -97,13 +145,25 @@ class Reporter:
             "replayed": False,
         }
 
+    def _highest(self, scores: Scores) -> Message:
+        rate = self.info.sample_rate
+        best = np.argsort(-scores.scores, kind="stable")[: self._top]
+        payload = {
+            "start_s": round(max(0, scores.start) / rate, 3),
+            "end_s": round(scores.end / rate, 3),
+            "scores": [{"label": self.info.labels[i], "score": round(float(scores.scores[i]), 4)} for i in best],
+        }
+        return Message(f"{self.info.stream_id}/scores", payload, qos=0)
+
     def _state(self, rule: str, event: Event | None) -> Message:
+        awake_at = self._awake_at.get(rule)
         payload = {
             "state": "ON" if event else "OFF",
             "event_id": event.id if event else None,
             "label": self.info.labels[event.label] if event else None,
             "score": round(event.score, 4) if event else None,
             "onset": self._onsets[event.id] if event else None,
+            "snoozed_until": None if awake_at is None else _iso(self._utc(awake_at)),
         }
         return Message(f"{self.info.stream_id}/{rule}/state", payload, retain=True)
 
@@ -121,6 +181,12 @@ def level_message(stream_id: str, level: Level) -> Message:
         "clipped": level.clipped,
     }
     return Message(f"{stream_id}/level", payload, qos=0)
+
+
+def _in_order(rules: Mapping[str, Rule]) -> Iterable[str]:
+    """Names, each after those it watches, else as they stand."""
+    graph = {name: [watched for watched in rule.watches if watched in rules] for name, rule in rules.items()}
+    return TopologicalSorter(graph).static_order()
 
 
 def _iso(moment: datetime) -> str:

@@ -30,8 +30,12 @@ LONGEST_WAIT_S = 15.0  # a microphone plugged in again is heard within a quarter
 MOST_PATIENCE = 10  # times `zeros_s`: how rarely a device that gives nothing but one value is reopened in the end
 
 
+class Paused(Exception):
+    """Somebody asked not to listen."""
+
+
 class Supervisor:
-    """Keeps the source of one stream open.
+    """Keeps the source of one stream open, but while it is paused.
 
     Args:
         line: the stream it feeds.
@@ -62,6 +66,8 @@ class Supervisor:
         self._stats = stats
         self._scored = self._sounded = time.monotonic()  # the newest hop; the newest that held more than one value
         self._patience = 1  # in units of `zeros_s`: how long a mute device is kept before it is opened anew
+        self._wanted = asyncio.Event()  # clear while paused
+        self._wanted.set()
         self._ended = asyncio.Event()  # the engine has heard the last sample there is
 
     def heard(self, output: Scores | SegmentEnd) -> None:
@@ -80,17 +86,33 @@ class Supervisor:
             self.status = status
             self._put(status_message(self._name, status))
 
+    def listen(self, wanted: bool) -> None:
+        """Pause, which closes the source, or go on; publishes which. A file begins anew then."""
+        if wanted:
+            self._wanted.set()
+        else:
+            self._wanted.clear()
+            self.set_status(Status.PAUSED)
+        self._put(self.listening())
+
+    def listening(self) -> Message:
+        """Whether it is meant to listen."""
+        return Message(f"{self._name}/listening/state", "ON" if self._wanted.is_set() else "OFF", retain=True)
+
     async def run(self) -> None:
         """Keep one source open: reopen it, ever more patiently, when it fails. Returns at its natural end."""
         failures = 0
         try:
             while True:
+                await self._wanted.wait()
                 opened = time.monotonic()
                 try:
                     info = await asyncio.to_thread(self.source.open)
                     log.info("stream %s: listening to %s at %d Hz", self._name, info.description, info.sample_rate)
                     await self._listen(info)
                     await self._ended.wait()
+                except Paused:
+                    reason = ""
                 except SourceError as error:
                     reason = str(error)
                 except Exception as error:  # a driver's surprise must not end the other streams
@@ -100,6 +122,9 @@ class Supervisor:
                     log.info("stream %s: the source has come to its end", self._name)
                     return
                 await asyncio.to_thread(self.source.close)
+                if not reason or not self._wanted.is_set():
+                    failures = 0
+                    continue
                 self.set_status(Status.STALLED)
                 failures = 0 if time.monotonic() - opened > LONGEST_WAIT_S else failures + 1
                 wait_s = min(FIRST_WAIT_S * 2 ** min(failures, 10), LONGEST_WAIT_S)
@@ -116,6 +141,7 @@ class Supervisor:
 
         Raises:
             DeviceLost: it broke, or gives nothing.
+            Paused: somebody asked for it.
         """
         size = max(4 * info.max_block, round(RING_S * info.sample_rate))
         ring, clock = Ring(size, info.max_block), Clock(info.sample_rate)
@@ -124,8 +150,8 @@ class Supervisor:
         self.source.start(ring, clock)
         try:
             await self._watch(info, ring)
-        except DeviceLost:
-            ring.close(Reason.SOURCE_LOST)
+        except (DeviceLost, Paused) as error:
+            ring.close(Reason.PAUSE if isinstance(error, Paused) else Reason.SOURCE_LOST)
             raise
 
     async def _watch(self, info: SourceInfo, ring: Ring) -> None:
@@ -133,12 +159,15 @@ class Supervisor:
 
         Raises:
             DeviceLost: it stopped filling, or fills with one constant value.
+            Paused: somebody asked for it.
         """
         stall_s = max(STALL_S, STALL_BLOCKS * info.max_block / info.sample_rate)
         opened = moved = time.monotonic()
         written = 0
         while ring.closed is None:
             await asyncio.sleep(WATCH_S)
+            if not self._wanted.is_set():
+                raise Paused
             now = time.monotonic()
             if ring.written > written:
                 written, moved = ring.written, now

@@ -2,14 +2,13 @@
 
 import asyncio
 import threading
-import time
 
 import numpy as np
 import pytest
 
 from streamer import app, config, edges, supervisor
 from streamer.core import Reason
-from streamer.errors import BackendError, SourceError
+from streamer.errors import BackendError, CommandError, SourceError
 from tests.fakes import FakeBackend, FakeSource, loudness, spec_of
 
 SETTINGS = """
@@ -45,7 +44,7 @@ class Collector:
 
 @pytest.fixture
 def daemon(monkeypatch):
-    """Build an App over the given sources and back end; returns it with its sink and its stop event."""
+    """Build an App over the given sources and back end; returns it with its sink."""
 
     def build(room, hall=None, backend=None):
         sources = iter((room, hall or FakeSource(NOISE[:1600])))
@@ -54,8 +53,8 @@ def daemon(monkeypatch):
         monkeypatch.setattr(edges, "build_backend", lambda _: model)
         monkeypatch.setattr(edges, "build_source", lambda _: next(sources))
         monkeypatch.setattr(edges, "build_sink", lambda *_: sink)
-        stop = asyncio.Event()
-        return app.App(config.parse(SETTINGS, "test", edges.edge_config), stop), sink, stop
+        made = app.App(config.parse(SETTINGS, "test", edges.edge_config))
+        return made, sink
 
     return build
 
@@ -67,7 +66,7 @@ async def until(condition):
 
 
 def test_ends_by_itself_when_every_source_has_ended(daemon):
-    made, sink, _ = daemon(FakeSource(NOISE))
+    made, sink = daemon(FakeSource(NOISE))
     asyncio.run(made.run())
     assert sink.phases("room") == ["start", "end"]
     assert sink.of("room/event")[1]["end_reason"] == "source_end"
@@ -76,12 +75,12 @@ def test_ends_by_itself_when_every_source_has_ended(daemon):
 
 
 def test_stop_ends_open_events_before_it_says_offline(daemon):
-    made, sink, stop = daemon(FakeSource(NOISE, end=None))
+    made, sink = daemon(FakeSource(NOISE, end=None))
 
     async def run():
         running = asyncio.ensure_future(made.run())
         await until(lambda: sink.phases("room"))
-        stop.set()
+        made.stop()
         await running
 
     asyncio.run(run())
@@ -98,14 +97,14 @@ def test_what_a_slow_model_says_after_the_farewell_is_not_published(daemon, monk
         may_go_on.wait(10)
         return [9.0]
 
-    made, sink, stop = daemon(
+    made, sink = daemon(
         FakeSource(NOISE, end=None), backend=FakeBackend(spec_of("Noise", window_frames=50), hear)
     )
 
     async def run():
         running = asyncio.ensure_future(made.run())
         await until(is_busy.is_set)
-        stop.set()
+        made.stop()
         await running
         may_go_on.set()
         await asyncio.sleep(0.05)
@@ -124,7 +123,7 @@ def test_a_failing_model_ends_open_events_and_the_process(daemon):
             raise BackendError("out of memory")
         return [9.0]
 
-    made, sink, _ = daemon(FakeSource(NOISE), backend=FakeBackend(spec_of("Noise", window_frames=50), hear))
+    made, sink = daemon(FakeSource(NOISE), backend=FakeBackend(spec_of("Noise", window_frames=50), hear))
     with pytest.raises(BackendError, match="out of memory"):
         asyncio.run(made.run())
     assert sink.phases("room") == ["start", "end"]
@@ -139,7 +138,7 @@ def test_a_model_that_hangs_ends_the_process(daemon, monkeypatch):
         may_go_on.wait(10)
         return [0.0]
 
-    made, _, _ = daemon(FakeSource(NOISE, end=None), backend=FakeBackend(spec_of("Noise", window_frames=50), hear))
+    made, _ = daemon(FakeSource(NOISE, end=None), backend=FakeBackend(spec_of("Noise", window_frames=50), hear))
     with pytest.raises(BackendError, match="no answer"):
         asyncio.run(made.run())
     may_go_on.set()
@@ -159,7 +158,7 @@ def test_a_source_that_fails_is_tried_again_and_the_others_go_on(daemon, monkeyp
         return open_really()
 
     broken.open = open_third_time
-    made, sink, _ = daemon(broken, FakeSource(NOISE))
+    made, sink = daemon(broken, FakeSource(NOISE))
     asyncio.run(made.run())
     assert sink.phases("room") == sink.phases("hall") == ["start", "end"]
     assert sink.of("room/status")[:2] == ["offline", "stalled"]
@@ -169,12 +168,12 @@ def test_a_source_that_fails_is_tried_again_and_the_others_go_on(daemon, monkeyp
 def test_a_lost_source_ends_its_event_and_is_opened_again(daemon, monkeypatch):
     monkeypatch.setattr(supervisor, "FIRST_WAIT_S", 0.01)
     lossy = FakeSource(NOISE, end=Reason.SOURCE_LOST)
-    made, sink, stop = daemon(lossy)
+    made, sink = daemon(lossy)
 
     async def run():
         running = asyncio.ensure_future(made.run())
         await until(lambda: len(sink.phases("room")) >= 4)
-        stop.set()
+        made.stop()
         await running
 
     asyncio.run(run())
@@ -191,26 +190,71 @@ def test_one_constant_value_is_a_dead_microphone(daemon, monkeypatch):
     monkeypatch.setattr(supervisor, "WATCH_S", 0.01)
     stuck = FakeSource(np.full(16000 * 30, 1.0, np.float32), end=None)
     monkeypatch.setattr(app, "getattr", lambda *_: 0.005, raising=False)  # zeros_s: 300 hops take longer
-    made, sink, stop = daemon(stuck)
+    made, sink = daemon(stuck)
 
     async def run():
         running = asyncio.ensure_future(made.run())
         await until(lambda: stuck.n_opened >= 2)
-        stop.set()
+        made.stop()
         await running
 
     asyncio.run(run())
     assert "stalled" in sink.of("room/status")
 
 
-def test_calls_get_threads_that_nobody_waits_for():
-    threads, may_end = app.Threads(), threading.Event()
-    waiting = [threads.submit(may_end.wait, 10) for _ in range(40)]  # none waits for another's thread
-    assert threads.submit(lambda: "done").result(5) == "done"
-    began = time.monotonic()
-    threads.shutdown(wait=True)
-    assert not any(future.done() for future in waiting)
-    may_end.set()
-    assert time.monotonic() - began < 5
-    with pytest.raises(ZeroDivisionError):
-        threads.submit(lambda: 1 // 0).result(5)
+# -- orders ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_paused_stream_lets_go_of_its_source_and_says_so(daemon):
+    room = FakeSource(NOISE, end=None)
+    made, sink = daemon(room)
+
+    async def run():
+        running = asyncio.ensure_future(made.run())
+        await until(lambda: sink.phases("room"))
+        made.order("room/listening/set", "OFF")
+        await until(lambda: len(sink.phases("room")) == 2)
+        await until(lambda: sink.of("room/status")[-1] == "paused")
+        made.order("room/listening/set", "ON")
+        await until(lambda: len(sink.phases("room")) == 3)
+        made.stop()
+        await running
+
+    asyncio.run(run())
+    assert sink.phases("room") == ["start", "end", "start", "end"]
+    assert [event["end_reason"] for event in sink.of("room/event")] == [None, "pause", None, "stop"]
+    assert room.n_opened == 2
+    assert sink.of("room/listening/state") == ["ON", "OFF", "ON"]
+    assert sink.of("hall/listening/state") == ["ON"]
+
+
+def test_a_snoozed_rule_ends_its_event_and_stays_silent(daemon):
+    made, sink = daemon(FakeSource(NOISE, end=None))
+
+    async def run():
+        running = asyncio.ensure_future(made.run())
+        await until(lambda: sink.phases("room"))
+        made.order("room/noise/snooze/set", "3600")
+        made.stop()
+        await running
+
+    asyncio.run(run())
+    assert [event["end_reason"] for event in sink.of("room/event")] == [None, "snooze"]
+    assert sink.of("room/noise/state")[-1]["snoozed_until"] is not None
+
+
+def test_a_threshold_is_set_while_running(daemon):
+    made, sink = daemon(FakeSource(NOISE, end=None))
+
+    async def run():
+        running = asyncio.ensure_future(made.run())
+        await until(lambda: sink.of("room/noise/threshold/state"))
+        made.order("room/noise/threshold/set", "0.9999999")
+        with pytest.raises(CommandError, match=r"room/noise/threshold/set: .*nothing was changed"):
+            made.order("room/noise/threshold/set", "1")
+        await until(lambda: len(sink.of("room/noise/threshold/state")) == 2)
+        made.stop()
+        await running
+
+    asyncio.run(run())
+    assert sink.of("room/noise/threshold/state") == ["0.6", "1"]

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from streamer import cli
+from streamer.rules import threshold
+from tests.fakes import FakeBackend, loudness, spec_of
 
 
 def run(*arguments, **options):
@@ -121,3 +124,102 @@ def test_bad_arguments_exit_2(arguments):
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
     assert stopped.value.code == 2
+
+
+# -- detect --explain, --save-scores, --at -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(tmp_path, monkeypatch):
+    """A folder with a configuration and 2 s of sound, siren from the first second on, and a model that hears levels."""
+    (tmp_path / "config.yaml").write_text(
+        "node: garage\n"
+        "streams: {mic: {source: {type: microphone}, hop_s: 0.1}}\n"
+        "rules: {siren: {type: threshold, labels: [Siren], onset_threshold: 0.6}}\n"
+    )
+    sound = np.random.default_rng(1).normal(0, 1e-4, 32000)
+    sound[16000:] += 0.2 * np.sin(2 * np.pi * 0.1875 * np.arange(16000))
+    soundfile.write(tmp_path / "siren.wav", sound, 16000, subtype="FLOAT")
+    backend = FakeBackend(spec_of("Siren", window_frames=50), lambda window: [8 * loudness(window[:, 80:88]) + 2])
+    monkeypatch.setattr("streamer.cli_shared.backend_of", lambda settings: backend)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def talkative(monkeypatch):
+    """Rules that say of each window how it scored, unless it was low."""
+    def update(rule, scores, heard=(), update=threshold.Rule.update):
+        events = update(rule, scores, heard)
+        rule.why = f"Siren {scores.scores[0]:.1f}" if scores.scores[0] > 0.6 else ""
+        return events
+
+    monkeypatch.setattr(threshold.Rule, "update", update)
+
+
+def lines(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.usefixtures("quick", "talkative")
+def test_explain_says_why_window_by_window(capsys, monkeypatch):
+    assert cli.main(["detect", "--explain", "siren.wav"]) == 0
+    found = lines(capsys)
+    assert found[0] == {"file": "siren.wav", "end_s": 1.015, "rule": "siren", "why": "Siren 1.0"}
+    assert (found[1]["event_type"], found[-1]["event_type"]) == ("start", "end")
+    assert {record["why"] for record in found[2:-1]} == {"Siren 1.0"}
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert cli.main(["detect", "--explain", "siren.wav"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[:2] == ["siren.wav", "     1.01 s  siren: Siren 1.0"]
+    assert rows[2].split() == ["0.92", "s", "start", "Siren", "1.00"]
+
+
+@pytest.mark.usefixtures("quick", "talkative")
+def test_explain_is_silent_where_there_is_nothing_to_say_unless_v(capsys, monkeypatch):
+    assert cli.main(["-v", "detect", "--explain", "siren.wav"]) == 0
+    found = lines(capsys)
+    assert [record["why"] for record in found[:9]] == [""] * 9
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert cli.main(["-v", "detect", "--explain", "siren.wav"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "     0.12 s  siren: nothing to say"
+    assert cli.main(["detect", "siren.wav"]) == 0
+    assert "nothing to say" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("quick")
+def test_scores_are_saved_and_tried_again_without_the_model(capsys, monkeypatch):
+    assert cli.main(["detect", "siren.wav", "--save-scores", "scores.jsonl", "--at", "2026-11-24T22:00Z"]) == 0
+    first = lines(capsys)
+    assert [event["onset"] for event in first] == ["2026-11-24T22:00:00.915Z"] * 2
+    monkeypatch.setattr("streamer.cli_shared.backend_of", lambda settings: pytest.fail("scores need no model"))
+    Path("config.yaml").write_text(Path("config.yaml").read_text() + "model: {checkpoint: nowhere}\n")
+    assert cli.main(["detect", "scores.jsonl"]) == 0
+    same = {"file": "", "id": ""}
+    assert [event | same for event in lines(capsys)] == [event | same for event in first]
+    assert cli.main(["detect", "scores.jsonl", "siren.wav"]) == 2
+    assert "checkpoint 'nowhere' not found" in capsys.readouterr().err
+    Path("config.yaml").write_text(Path("config.yaml").read_text().replace("[Siren]", "[Bark]"))
+    assert cli.main(["detect", "scores.jsonl"]) == 2
+    assert capsys.readouterr().err.startswith("scores.jsonl: the rules don't fit its scores of 'Siren': ")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    (["siren.wav", "siren.wav", "--save-scores", "s"],
+     "--save-scores: takes the scores of one recording, not of 2; give one FILE\n"),
+    (["siren.wav", "--save-scores", "siren.wav"],
+     "--save-scores: siren.wav is the recording itself; name another file\n"),
+    (["siren.wav", "--save-scores", "no/folder"],
+     "--save-scores: no/folder can't be written: No such file or directory; check its folder\n"),
+])  # fmt: skip
+def test_scores_that_can_not_be_saved(capsys, arguments, sentence):
+    assert cli.main(["detect", *arguments]) == 2
+    assert capsys.readouterr().err == sentence
+    assert soundfile.info("siren.wav").duration == 2
+
+
+def test_a_beginning_that_is_no_time(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["detect", "x.wav", "--at", "2h"])
+    assert stopped.value.code == 2
+    assert "'2h' is no time; write it as 2026-11-24T22:00" in capsys.readouterr().err

@@ -109,4 +109,4 @@ def test_the_default_configuration_has_a_rule_for_each_starter_label(monkeypatch
 
 def test_the_schema_of_all_edges_accepts_the_default_configurations_keys() -> None:
     document = config.schema(edges.edge_configs())
-    assert set(document["properties"]) == {"node", "model", "streams", "rules", "sinks", "outbox", "remember_commands"}
+    assert set(document["properties"]) == {"node", "model", "streams", "rules", "sinks"}

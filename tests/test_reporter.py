@@ -1,6 +1,6 @@
 """What rules notice, as the messages that were promised to the outside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -86,10 +86,12 @@ def test_topics_qos_and_retain() -> None:
 
 def test_the_state_of_a_rule_is_retained_on_and_off() -> None:
     messages = play(reporter())
-    idle = {"state": "OFF", "event_id": None, "label": None, "score": None, "onset": None}
+    idle = {
+        "state": "OFF", "event_id": None, "label": None, "score": None, "onset": None, "snoozed_until": None,
+    }  # fmt: skip
     on = {
         "state": "ON", "event_id": "01J1", "label": "Smoke detector, smoke alarm",
-        "score": 0.9123, "onset": "2026-11-22T12:00:11.230Z",
+        "score": 0.9123, "onset": "2026-11-22T12:00:11.230Z", "snoozed_until": None,
     }  # fmt: skip
     assert payloads(messages, "mic/smoke_alarm/state") == [on, idle]
     assert [(message.topic, message.payload, message.retain) for message in reporter().idle()] == [
@@ -154,11 +156,14 @@ def test_a_status_is_retained(status: Status) -> None:
 class Progressing:
     """A rule with news of its open event in each window."""
 
-    def update(self, scores: Scores) -> list[Event]:
+    watches = ()
+    why = ""
+
+    def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
         start = Event("01J1", "mic", "bark", 1, Phase.START, scores.end, 0, None, 0.8, 0.8, -30.0)
         return [start, replace(start, phase=Phase.UPDATE, score=0.7)]
 
-    def flush(self, at: int, reason: Reason) -> list[Event]:
+    def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
         return []
 
 
@@ -169,3 +174,64 @@ def test_an_update_is_an_event_but_no_change_of_state() -> None:
     start, update = payloads(messages, "mic/event")
     assert (start["event_type"], update["event_type"], update["seq"]) == ("start", "update", 2)
     assert update == start | {"event_type": "update", "score": 0.7, "seq": 2}
+
+
+class Echo:
+    """Repeats the starts of the rule it watches."""
+
+    def __init__(self, watched: str) -> None:
+        self.watches = (watched,)
+        self.why = ""
+
+    def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
+        return [
+            replace(event, id=f"{event.id}-again", rule="echo") for event in heard
+            if event.rule in self.watches and event.phase == Phase.START
+        ]  # fmt: skip
+
+    def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
+        return []
+
+
+def test_a_rule_is_asked_after_those_it_watches() -> None:
+    bark = build(Config(labels=["Bark"]), "bark", INFO, new_id=lambda: "01J1")
+    one = Reporter(INFO, {"echo": Echo("bark"), "bark": bark}, lambda _: EPOCH, lambda _: None)
+    assert list(one.rules) == ["bark", "echo"]
+    ids = [event["id"] for event in payloads(list(one.report(scores(1, 0, 0.9))), "mic/event")]
+    assert ids == ["01J1", "01J1-again"]
+
+
+def test_a_snoozed_rule_ends_its_event_sleeps_and_wakes() -> None:
+    one = reporter()
+    list(one.report(scores(10, 0, 0.9)))
+    asleep = list(one.snooze("dog_bark", 3))
+    assert [event["end_reason"] for event in payloads(asleep, "mic/event")] == ["snooze"]
+    assert payloads(asleep, "mic/dog_bark/state")[-1]["snoozed_until"] == "2026-11-22T12:00:13.230Z"
+    news = {second: list(one.report(scores(second, 0, 0.9))) for second in (11, 12, 13)}
+    assert not any(payloads(news[second], "mic/event") for second in (11, 12))
+    assert payloads(news[13], "mic/dog_bark/state")[0]["snoozed_until"] is None
+    assert [event["event_type"] for event in payloads(news[13], "mic/event")] == ["start"]
+
+
+def test_a_snoozed_rule_can_be_woken() -> None:
+    one = reporter()
+    list(one.snooze("dog_bark", 600))
+    assert [message.payload["snoozed_until"] for message in one.snooze("dog_bark", 0)] == [None]
+    assert payloads(list(one.report(scores(1, 0, 0.9))), "mic/event")
+
+
+def test_a_replaced_rule_ends_its_event() -> None:
+    one = reporter()
+    list(one.report(scores(10, 0, 0.7)))
+    ended = list(one.replace("dog_bark", build(Config(labels=["Bark"], onset_threshold=0.8), "dog_bark", INFO)))
+    assert [event["end_reason"] for event in payloads(ended, "mic/event")] == ["reload"]
+    assert not payloads(list(one.report(scores(11, 0, 0.7))), "mic/event")
+
+
+def test_the_highest_scores_are_read_out_now_and_then() -> None:
+    one = Reporter(INFO, {}, lambda _: EPOCH, lambda _: None, top=1, every_s=2.0)
+    messages = [message for second in range(11, 16) for message in one.report(scores(second, 0.25, 0.5))]
+    readings = [message for message in messages if message.topic == "mic/scores"]
+    assert [message.payload["end_s"] for message in readings] == [11.0, 13.0, 15.0]
+    assert readings[0].payload["scores"] == [{"label": "Bark", "score": 0.5}]
+    assert (readings[0].qos, readings[0].retain) == (0, False)

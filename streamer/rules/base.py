@@ -1,7 +1,7 @@
 """What turns scores into events: pure, fed one stream's scores in order."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from streamer.core import Event, Reason, Scores
 
@@ -21,3 +21,13 @@ class Rule(Protocol):
 
     def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> Sequence[Event]:
         """End whatever is open: sound stops at position `at`. `heard` is what the rules it watches ended by it."""
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """The options of a rule whose threshold can be set while it runs."""
+
+    onset_threshold: float
+
+    def with_onset(self, threshold: float) -> Any:
+        """The same options with another onset threshold; raises ValueError for one that can't be."""

@@ -56,6 +56,18 @@ class Config(BaseModel):
         return self
 
 
+    def with_onset(self, threshold: float) -> "Config":
+        """The same with another onset threshold, and the offset threshold at most that.
+
+        Raises:
+            ValueError: it is no score between 0 and 1.
+        """
+        if not 0 < threshold < 1:
+            raise ValueError(f"a threshold lies between 0 and 1, not at {threshold:g}")
+        offset = min(self.offset_threshold, threshold)
+        return self.model_copy(update={"onset_threshold": threshold, "offset_threshold": offset})
+
+
 def build(
     config: Config,
     name: str,
@@ -83,6 +95,8 @@ class Rule:
         self.name = name
         self.watches: tuple[str, ...] = ()
         self.why = ""
+        self._names = info.labels
+        self._sample_rate = info.sample_rate
         self._labels = [info.labels.index(label) for label in config.labels]
         self._release = round(config.release_s * info.sample_rate)
         self._refractory = round(config.refractory_s * info.sample_rate)
@@ -102,7 +116,10 @@ class Rule:
         if self._is_over:
             self._last = (scores.start, scores.end)
         if self._open is None:
-            return self._maybe_start(scores, label, score)
+            started = self._maybe_start(scores, label, score)
+            self.why = self._why_started(scores.end, label, score)
+            return started
+        self.why = f"open since {self._seconds(self._open.onset)}; {self._names[label]} {score:.2f}"
         self._open = replace(self._open, score=score, peak_score=max(score, self._open.peak_score))
         if scores.end - self._last[1] >= max(1, self._release):
             return [self._end(scores.end, self._last[0], Reason.QUIET)]
@@ -137,12 +154,32 @@ class Rule:
         )
         return [self._open]
 
+    def _why_started(self, end: int, label: int, score: float) -> str:
+        """Why an event began with the window that ended at `end`, or did not; nothing where nothing was near."""
+        config = self.config
+        heard = f"{self._names[label]} {score:.2f}"
+        if not self._is_over:
+            return ""
+        if score < config.onset_threshold:
+            return f"{heard} < {config.onset_threshold:g}"
+        if end < self._armed_at:
+            return f"{heard}, but for {self._seconds(self._armed_at - end)} more an end is too fresh (refractory_s)"
+        reached = f"{heard} >= {config.onset_threshold:g}"
+        if self._open:
+            return f"{reached}: started, at {self._seconds(self._open.onset)}"
+        n_over = sum(window is not None for window in self._over)
+        return f"{reached}: {n_over} of {config.min_windows} windows"
+
+    def _seconds(self, samples: int) -> str:
+        return f"{samples / self._sample_rate:.2f} s"
+
     def _sounds_to(self, at: int) -> int:
         """Where an event cut off at `at` ended: there, or before, when the sound had left and was being waited for."""
         return at if self._is_over else self._last[0]
 
     def _end(self, at: int, offset: int, reason: Reason) -> Event:
         assert self._open is not None
+        self.why = f"ended, at {self._seconds(max(self._open.onset, offset))}: {reason.value}"
         ended = replace(
             self._open, phase=Phase.END, at=at, offset=max(self._open.onset, offset), end_reason=reason
         )

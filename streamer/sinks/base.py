@@ -14,6 +14,7 @@ from streamer.outbox import Outbox
 FIRST_WAIT_S = 0.5      # a restarting broker is back within a second
 LONGEST_WAIT_S = 30.0   # after an outage of hours, events still arrive half a minute after its end
 STABLE_S = 10.0         # what works for less than this flaps: keep waiting longer and keep quiet
+REFUSALS, REFUSALS_S = 10, 60.0     # so many lines in so many seconds: somebody's script may be broken for weeks
 REMIND_S = 600.0        # a week's outage makes a thousand log lines, not a million
 
 
@@ -34,6 +35,7 @@ class Retry:
         self._log = log
         self._failures = 0                      # in a row, not counting successes shorter than STABLE_S
         self._works_since: float | None = None
+        self._refusals: list[float] = []        # when orders were refused lately, and that was said
         self._said: dict[str, float] = {}       # sentence -> when it was logged last
 
     def succeeded(self, sentence: str) -> None:
@@ -53,6 +55,14 @@ class Retry:
         self._failures += 1
         # Jitter: a house full of nodes must not knock in step when the broker is back.
         await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311
+
+    def refused(self, sentence: str) -> None:
+        """Say, why an order isn't obeyed; of a flood of them only the first."""
+        now = time.monotonic()
+        self._refusals = [at for at in self._refusals if now - at < REFUSALS_S]
+        if len(self._refusals) < REFUSALS:
+            self._refusals.append(now)
+            self._log.warning("%s", sentence)
 
     def dropped(self, message: Message, error: ValueError) -> None:
         """Say, unless lately, that `message` can never be delivered."""

@@ -1,7 +1,8 @@
 """Everything, over MQTT. The only file that knows aiomqtt.
 
-In: an outbox. Out: `<base_topic>/<node>/<message.topic>` on the broker, and `<base_topic>/<node>/status`, which is
-`online` while we are connected and `offline` else (said by us when we leave, by the broker when we vanish).
+In: an outbox, and orders from the broker. Out: `<base_topic>/<node>/<message.topic>` on the broker, and
+`<base_topic>/<node>/status`, which is `online` while we are connected and `offline` else (said by us when we leave, by
+the broker when we vanish).
 Event loop only; aiomqtt starts MQTT, and TLS, on each connection in a thread of its own.
 """
 
@@ -19,7 +20,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, field_validator, model_validator
 
 from streamer.core import Message, Site
-from streamer.errors import SinkError
+from streamer.errors import CommandError, SinkError
 from streamer.outbox import Outbox
 from streamer.sinks._dial import dial
 from streamer.sinks.base import Retry, Sink, to_json
@@ -31,6 +32,8 @@ unheard = logging.Logger("aiomqtt", logging.CRITICAL)  # noqa: LOG001  set up he
 TLS_S = 2.0             # for the handshake; the thread that does it can't be cancelled and delays our exit
 ANSWER_S = 5.0          # for any answer of the broker; a PUBACK by satellite takes 1.5 s
 FAREWELL_S = 0.7        # for each of the two answers when we leave: whoever stops us is waiting
+ORDERS = ("+/listening/set", "+/+/snooze/set", "+/+/threshold/set")
+LONGEST_ORDER = 100     # bytes; the longest there is has ten
 BAD_LOGIN = {134, 135}  # the two answers to a CONNECT that mean user or password
 
 PROTOCOLS = {"3.1.1": aiomqtt.ProtocolVersion.V311, "5": aiomqtt.ProtocolVersion.V5}
@@ -110,6 +113,7 @@ class Mqtt:
         self._client_id = config.client_id or f"streamer-{site.node}"
         self._topic = f"{config.base_topic}/{site.node}"
         self._status = f"{self._topic}/status"
+        self._order = site.command
         self._broker = f"MQTT broker {config.host}:{config.port}"
         self._retry = Retry(log)
 
@@ -158,7 +162,7 @@ class Mqtt:
     async def _publish(self, client: aiomqtt.Client, outbox: Outbox) -> None:
         outbox.resync()
         async with asyncio.TaskGroup() as group:
-            listener = group.create_task(_listen(client), name="mqtt listener")
+            listener = group.create_task(self._listen(client), name="mqtt listener")
             while (message := await outbox.get()) is not None:
                 try:
                     await _send(client, replace(message, topic=f"{self._topic}/{message.topic}"))
@@ -166,6 +170,16 @@ class Mqtt:
                     self._retry.dropped(message, error)
                 outbox.ack(message)
             listener.cancel()
+
+    async def _listen(self, client: aiomqtt.Client) -> None:
+        """Pass on orders. Fails as soon as the connection does: a publisher with nothing to say would not notice."""
+        await client.subscribe([(f"{self._topic}/{topic}", 1) for topic in ORDERS])
+        async for message in client.messages:
+            topic = str(message.topic).removeprefix(f"{self._topic}/")
+            try:
+                self._order(topic, _text(topic, message))
+            except CommandError as error:
+                self._retry.refused(str(error))
 
     def _client(self) -> aiomqtt.Client:
         config, tls = self._config, self._config.tls
@@ -264,10 +278,21 @@ async def _send(client: aiomqtt.Client, message: Message) -> None:
         raise asyncio.CancelledError
 
 
-async def _listen(client: aiomqtt.Client) -> None:
-    """Fail as soon as the connection does: a publisher with nothing to say would not notice."""
-    async for _ in client.messages:
-        pass
+def _text(topic: str, message: aiomqtt.Message) -> str:
+    """What an order says.
+
+    Raises:
+        CommandError: it is no text, or a novel, or lay on the broker for who knows how long.
+    """
+    if message.retain:
+        raise CommandError(f"{topic}: an order left on the broker is ignored; send it without 'retain'")
+    payload = message.payload
+    if not isinstance(payload, bytes | bytearray) or len(payload) > LONGEST_ORDER:
+        raise CommandError(f"{topic}: an order is text of at most {LONGEST_ORDER} bytes; nothing was changed")
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        raise CommandError(f"{topic}: an order is UTF-8 text; nothing was changed") from None
 
 
 async def subscribe(host: str, port: int, topic: str) -> AsyncIterator[tuple[str, str]]:

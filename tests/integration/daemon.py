@@ -74,7 +74,9 @@ class Daemon:
         path.write_text(config)
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "streamer.cli", "run", "-c", str(path)], env=os.environ | (env or {}), stderr=log
+                [sys.executable, "-m", "streamer.cli", "run", "-c", str(path)],
+                env=os.environ | {"XDG_STATE_HOME": str(folder)} | (env or {}),
+                stderr=log,
             )
 
     def __enter__(self) -> Self:
@@ -89,6 +91,13 @@ class Daemon:
     @property
     def log(self) -> str:
         return self._log.read_text()
+
+    def wait_for(self, words: str) -> None:
+        """Return once the log holds these words."""
+        deadline = time.monotonic() + PATIENCE_S
+        while words not in self.log:
+            assert time.monotonic() < deadline, f"no {words!r} in the log: {self.log}"
+            time.sleep(0.02)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
         """Signal it; return its exit code and how many seconds it took."""

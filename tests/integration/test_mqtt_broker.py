@@ -16,10 +16,12 @@ import aiomqtt
 import pytest
 
 from streamer.core import Message, Site
+from streamer.errors import CommandError
 from streamer.outbox import Outbox
 from streamer.sinks import base, mqtt
 from tests.integration.broker import Broker, free_port
 
+GARAGE = Site("garage")
 PATIENCE_S = 10.0       # far above anything these wait for: no test's verdict depends on time
 STATUS = "streamer/garage/status"
 EVENTS = "streamer/garage/mic/event"
@@ -87,9 +89,11 @@ async def subscriber(broker: Broker) -> AsyncIterator[Subscriber]:
 
 
 @contextlib.asynccontextmanager
-async def running(outbox: Outbox, **config: Any) -> AsyncIterator[tuple[mqtt.Mqtt, asyncio.Task[None]]]:
+async def running(
+    outbox: Outbox, site: Site = GARAGE, **config: Any
+) -> AsyncIterator[tuple[mqtt.Mqtt, asyncio.Task[None]]]:
     """The sink at work; at the end it is cancelled if it still works."""
-    sink = mqtt.build(mqtt.Config.model_validate({"host": "127.0.0.1", **config}), Site("garage"))
+    sink = mqtt.build(mqtt.Config.model_validate({"host": "127.0.0.1", **config}), site)
     assert isinstance(sink, mqtt.Mqtt)
     task = asyncio.create_task(sink.run(outbox))
     try:
@@ -423,3 +427,33 @@ def test_what_can_not_be_said_is_dropped_and_the_rest_goes_on(
     assert [r.levelno for r in caplog.records] == [logging.ERROR] * 4
     assert all(m.startswith("a message for 'mic/") and m.endswith("is dropped; report this") for m in caplog.messages)
     caplog.clear()
+
+
+def test_orders_are_passed_on_and_bad_ones_are_told_of(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    given: list[tuple[str, str]] = []
+    broker.start()
+
+    def take(topic: str, text: str) -> None:
+        if text == "maybe":
+            raise CommandError(f"{topic}: 'maybe' is neither ON nor OFF")
+        given.append((topic, text))
+
+    async def scenario() -> None:
+        site = Site("garage", command=take)
+        async with aiomqtt.Client("127.0.0.1", broker.port) as hand:
+            base = "streamer/garage"
+            await hand.publish(f"{base}/hall/listening/set", "OFF", 1, retain=True)
+            async with subscriber(broker) as far, running(Outbox(), site, port=broker.port):
+                await far.status("online")
+                await until(lambda: "hall/listening/set: an order left on the broker is ignored" in caplog.text)
+                for payload in ("maybe", b"\xff", "x" * 101):
+                    await hand.publish(f"{base}/mic/listening/set", payload, 1)
+                await hand.publish(f"{base}/mic/bark/snooze/set", "60", 1)
+                await hand.publish(f"{base}/mic/bark/threshold/set", "0.5", 1)
+                await until(lambda: len(given) == 2)
+            await hand.publish(f"{base}/hall/listening/set", "", 1, retain=True)
+
+    asyncio.run(scenario())
+    assert given == [("mic/bark/snooze/set", "60"), ("mic/bark/threshold/set", "0.5")]
+    for sentence in ("'maybe' is neither", "is UTF-8 text; nothing", "at most 100 bytes; nothing"):
+        assert sentence in caplog.text

@@ -25,7 +25,7 @@ INFO = StreamInfo("mic", "garage", 1.0, 4.0, HOP, ("Bark", "Growling", "Rain"), 
 def rule(labels: tuple[str, ...] = ("Bark",), /, **options: float | None) -> Rule:
     ids = count(1)
     config = Config.model_validate({"labels": list(labels), "release_s": 1.0, **options})
-    return build(config, "dog", INFO, lambda: f"event {next(ids)}")
+    return build(config, "dog", INFO, new_id=lambda: f"event {next(ids)}")
 
 
 def windows(*rows: str) -> Iterator[Scores]:
@@ -260,3 +260,32 @@ def test_no_event_without_a_window_over_onset_threshold(row: str, options: dict[
     one = rule(**options)
     assert play(one, row) == []
     assert one.flush(len(row) * HOP, Reason.STOP) == []
+
+
+def test_another_onset_threshold_takes_the_offset_threshold_down_with_it() -> None:
+    config = Config(labels=["Bark"], onset_threshold=0.6, offset_threshold=0.4)
+    changed = config.with_onset(0.3)
+    assert (changed.onset_threshold, changed.offset_threshold) == (0.3, 0.3)
+    assert config.with_onset(0.9).offset_threshold == 0.4
+    with pytest.raises(ValueError, match="a threshold lies between 0 and 1, not at 1"):
+        config.with_onset(1.0)
+
+
+def test_it_says_why() -> None:
+    one = rule(onset_threshold=0.6, offset_threshold=0.4, min_windows=2, of_windows=3, refractory_s=9.0)
+    said_why = []
+    for scores in windows("15789....7"):
+        one.update(scores)
+        said_why.append(one.why)
+    assert said_why == [
+        "",
+        "Bark 0.50 < 0.6",
+        "Bark 0.70 >= 0.6: 1 of 2 windows",
+        "Bark 0.80 >= 0.6: started, at 2.00 s",
+        "open since 2.00 s; Bark 0.90",
+        "ended, at 2.00 s: quiet",
+        "",
+        "",
+        "",
+        "Bark 0.70, but for 5.00 s more an end is too fresh (refractory_s)",
+    ]

@@ -1,0 +1,241 @@
+"""A history of events: a row for each in an SQLite file, which `streamer events` reads while it grows.
+
+In: an outbox. Out: rows of the table `events`. Whatever touches the disk runs in threads of the loop's executor, so a
+slow disk holds up nobody; a thread opens the file and closes it again, so none is left open when nobody waits any more.
+"""
+
+import asyncio
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from streamer.core import Message, Site
+from streamer.errors import SinkError
+from streamer.outbox import Outbox, is_event
+from streamer.sinks.base import Retry, Sink, to_json
+
+log = logging.getLogger(__name__)
+
+VERSION = 1             # of the table, as the file's user_version
+BATCH = 200             # events a transaction: after an outage ten thousand wait, and each costs the disk a wait
+BUSY_S = 5.0            # for a backup or a person at the sqlite3 prompt to let go
+BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+TABLE = """
+CREATE TABLE IF NOT EXISTS events (
+    id TEXT PRIMARY KEY,
+    node TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    rule TEXT NOT NULL,
+    label TEXT,
+    event_type TEXT NOT NULL,   -- start while it goes on (or was never ended), then end
+    onset TEXT NOT NULL,        -- ISO 8601, UTC, milliseconds: sorts as text
+    offset TEXT,
+    duration_s REAL,
+    end_reason TEXT,
+    score_peak REAL,
+    payload TEXT NOT NULL       -- the newest message of the event, as JSON
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS events_by_onset ON events (onset);
+"""
+COLUMNS = (
+    "id", "node", "stream", "rule", "label", "event_type", "onset", "offset", "duration_s", "end_reason", "score_peak",
+)  # fmt: skip
+# An end stands, whatever comes again after it; one that knows when beats one that doesn't.
+PUT = f"""
+INSERT INTO events ({", ".join(COLUMNS)}, payload) VALUES ({", ".join("?" * (len(COLUMNS) + 1))})
+ON CONFLICT (id) DO UPDATE SET ({", ".join(COLUMNS)}, payload) =
+    ({", ".join(f"excluded.{column}" for column in (*COLUMNS, "payload"))})
+WHERE events.event_type <> 'end'
+    OR (excluded.event_type = 'end' AND (events.offset IS NULL OR excluded.offset IS NOT NULL))
+"""  # noqa: S608  names of columns only
+
+
+class Config(BaseModel):
+    """Where the history is kept, and for how long."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    type: Literal["sqlite"] = "sqlite"
+    path: Annotated[str, Field(min_length=1, description="the file; made, with its folder, where there is none")]
+    keep_days: Annotated[float, Field(gt=0)] | None = Field(default=90.0, description="null: for ever")
+
+
+def build(config: Config, site: Site) -> Sink:
+    """Make the sink; opens nothing yet. Its events carry their node themselves, so `site` isn't used."""
+    del site
+    return Sqlite(Path(config.path), config.keep_days)
+
+
+class Sqlite:
+    """Keeps the newest message of each event, and forgets events that began over `keep_days` ago."""
+
+    def __init__(self, path: Path, keep_days: float | None) -> None:
+        self._path = path
+        self._keep_days = keep_days
+        self._retry = Retry(log)
+
+    async def run(self, outbox: Outbox) -> None:
+        """Write until the outbox is closed and empty; what can't be written is tried again, for ever."""
+        while (message := await outbox.get()) is not None:
+            batch = [message]
+            while is_event(batch[-1]) and len(batch) < min(BATCH, outbox.pending):  # the next ones wait already
+                if (another := await outbox.get()) is None:
+                    break
+                batch.append(another)
+            rows = [row for each in batch if is_event(each) and (row := self._row(each))]
+            if rows:
+                await self._deliver(rows)
+            for each in batch:
+                outbox.ack(each)
+
+    def _row(self, message: Message) -> tuple[Any, ...] | None:
+        """None, and a line in the log, for what can't be said in a row."""
+        try:
+            if not isinstance(message.payload, Mapping):
+                raise ValueError("it is no object")  # noqa: TRY301, TRY004
+            # A row is the same whether its message came at once or later.
+            payload = to_json({**message.payload, "replayed": False}).decode()
+            return (*(message.payload[column] for column in COLUMNS), payload)
+        except (ValueError, KeyError) as error:
+            self._retry.dropped(message, ValueError(str(error)))
+            return None
+
+    async def _deliver(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(write, self._path, rows, self._keep_days)
+            except SinkError as error:
+                await self._retry.failed(f"history {self._path}: {error}; events wait")
+            else:
+                self._retry.succeeded(f"history {self._path}: events are kept")
+                return
+
+
+def write(path: Path, rows: Sequence[tuple[Any, ...]], keep_days: float | None) -> None:
+    """Put rows into the file, all or none, and drop what is older than `keep_days`. Blocks: not for the event loop.
+
+    Raises:
+        SinkError: it can't be done now; the sentence says why. A broken file has been set aside.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(_open(path)) as database, database:
+            database.executemany(PUT, rows)
+            if keep_days is not None:
+                database.execute("DELETE FROM events WHERE onset < ?", (_iso(time.time() - 86_400 * keep_days),))
+    except OSError as error:
+        raise SinkError(f"{error.strerror}; check its folder and permissions") from error
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in BROKEN:
+            raise SinkError(f"the file is broken ({error}); {_set_aside(path)}") from error
+        raise SinkError(_why(error)) from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=BUSY_S)
+    try:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        _check_owner(version, tables)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")  # acknowledged is on the disk, also when the power fails
+        if not version:
+            database.executescript(f"BEGIN; {TABLE} PRAGMA user_version = {VERSION}; COMMIT;")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _check_owner(version: int, tables: int) -> None:
+    if version > VERSION or (tables and not version):
+        whose = "a newer streamer" if version else "another program"
+        raise SinkError(f"the file belongs to {whose}; give another path")
+
+
+def _why(error: sqlite3.Error) -> str:
+    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_FULL:
+            return "the disk is full; make room on it"
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return "another program holds the file; close it there"
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN:
+            return f"it can't be written ({error}); check its folder and permissions"
+        case sqlite3.SQLITE_IOERR:
+            return f"the disk fails ({error}); check it, and the room on it"
+    return f"{error}; check the file"
+
+
+def _set_aside(path: Path) -> str:
+    """Rename the file and what SQLite keeps beside it; say so."""
+    aside = path.with_name(f"{path.name}.broken-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    try:
+        path.rename(aside)
+        for ending in ("-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                Path(f"{path}{ending}").rename(f"{aside}{ending}")
+    except OSError as error:
+        return f"and can't be set aside: {error.strerror}; move it away"
+    return f"it is now {aside.name}, and a new one is begun"
+
+
+# -- what is read of it --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which events: begun at `since` or later and before `until`, of a stream, of a rule, the newest `limit`."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    stream: str | None = None
+    rule: str | None = None
+    limit: int | None = None
+
+
+def read(path: Path, query: Query) -> Iterator[dict[str, Any]]:
+    """The newest message of each event asked for, in the order of their onsets. Changes nothing in the file.
+
+    Raises:
+        SinkError: the file can't be read, or holds no history; the sentence says why.
+    """
+    if not path.is_file():
+        raise SinkError(f"{path}: no such file; it is made with the first event, by 'streamer run'")
+    asked = {
+        "onset >= ?": query.since and _iso(query.since.timestamp()),
+        "onset < ?": query.until and _iso(query.until.timestamp()),
+        "stream = ?": query.stream,
+        "rule = ?": query.rule,
+    }
+    wanted = {test: value for test, value in asked.items() if value is not None}
+    where = f"WHERE {' AND '.join(wanted)}" if wanted else ""
+    newest = f"SELECT payload, onset, id FROM events {where} ORDER BY onset DESC, id DESC LIMIT ?"  # noqa: S608
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as database:
+            rows = database.execute(
+                f"SELECT payload FROM ({newest}) ORDER BY onset, id",  # noqa: S608  values are bound
+                (*wanted.values(), -1 if query.limit is None else query.limit),
+            )
+            for (payload,) in rows:
+                yield json.loads(payload)
+    except sqlite3.Error as error:
+        raise SinkError(f"{path}: no history in it can be read ({error}); check that it is streamer's file") from error
+
+
+def _iso(seconds: float) -> str:
+    """UTC with milliseconds, as onsets are written; the first year where `seconds` reach back beyond it."""
+    try:
+        moment = datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)
+    except OverflowError:
+        moment = datetime.min.replace(tzinfo=UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,45 @@
+"""Orders from outside: what is understood, and what is said of the rest."""
+
+import pytest
+
+from streamer.errors import CommandError
+from streamer.orders import Command, parse
+
+RULES = {"mic": {"smoke_alarm": (), "dog_bark": ()}, "hall": {}}
+
+
+@pytest.mark.parametrize(("topic", "text", "command"), [
+    ("mic/listening/set", "OFF", Command("listening", "mic", "", 0.0)),
+    ("hall/listening/set", "on", Command("listening", "hall", "", 1.0)),
+    ("mic/dog_bark/snooze/set", "600", Command("snooze", "mic", "dog_bark", 600.0)),
+    ("mic/dog_bark/snooze/set", "0", Command("snooze", "mic", "dog_bark", 0.0)),
+    ("mic/smoke_alarm/threshold/set", " 0.35 ", Command("threshold", "mic", "smoke_alarm", 0.35)),
+])  # fmt: skip
+def test_orders_that_are_understood(topic, text, command):
+    assert parse(topic, text, RULES) == command
+
+
+@pytest.mark.parametrize(("topic", "text", "sentence"), [
+    ("mic/listening/set", "0", "mic/listening/set: '0' is neither ON nor OFF; nothing was changed"),
+    ("mic/listening/set", "", "mic/listening/set: '' is neither ON nor OFF; nothing was changed"),
+    ("attic/listening/set", "ON", "attic/listening/set: no stream 'attic'; known: hall, mic"),
+    ("mic/siren/snooze/set", "9", "mic/siren/snooze/set: no rule 'siren'; known: dog_bark, smoke_alarm"),
+    ("hall/siren/snooze/set", "9", "hall/siren/snooze/set: no rule 'siren'; known: none"),
+    ("mic/dog_bark/snooze/set", "a while",
+     "mic/dog_bark/snooze/set: 'a while' is not seconds from 0 to 604800; nothing was changed"),
+    ("mic/dog_bark/snooze/set", "-1",
+     "mic/dog_bark/snooze/set: '-1' is not seconds from 0 to 604800; nothing was changed"),
+    ("mic/dog_bark/snooze/set", "inf",
+     "mic/dog_bark/snooze/set: 'inf' is not seconds from 0 to 604800; nothing was changed"),
+    ("mic/dog_bark/threshold/set", "nan",
+     "mic/dog_bark/threshold/set: 'nan' is not a score from 0 to 1; nothing was changed"),
+    ("mic/dog_bark/threshold/set", "x" * 5000,
+     f"mic/dog_bark/threshold/set: '{'x' * 40}…' is not a score from 0 to 1; nothing was changed"),
+    ("mic/volume/set", "1",
+     ("'mic/volume/set' is no topic for orders; known: "
+     "<stream>/listening/set, <stream>/<rule>/snooze/set, <stream>/<rule>/threshold/set")),
+])  # fmt: skip
+def test_orders_that_are_not(topic, text, sentence):
+    with pytest.raises(CommandError) as error:
+        parse(topic, text, RULES)
+    assert str(error.value) == sentence
