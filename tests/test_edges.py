@@ -110,3 +110,17 @@ def test_the_default_configuration_has_a_rule_for_each_starter_label(monkeypatch
 def test_the_schema_of_all_edges_accepts_the_default_configurations_keys() -> None:
     document = config.schema(edges.edge_configs())
     assert set(document["properties"]) == {"node", "model", "streams", "rules", "sinks"}
+
+
+def test_a_webhook_that_would_go_out_unsigned_for_want_of_its_secret_is_a_mistake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("UNSET", raising=False)
+    text = (
+        "node: garage\nstreams: {mic: {source: {type: microphone}}}\n"
+        "sinks:\n  hook: {type: webhook, url: 'https://example.org', secret: '${UNSET}'}\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        config.parse(text, "c.yaml", edges.edge_config)
+    sentence = "c.yaml:4: sinks.hook.secret: the environment variable UNSET is not set; set it, or remove 'secret'"
+    assert str(error.value) == sentence
