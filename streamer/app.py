@@ -52,11 +52,11 @@ class App:
         self._reason = Reason.STOP
         self._keeps_backend = False
         self._supervisors = {name: self._supervisor(name) for name in settings.streams}
-        lines = {name: supervisor.line for name, supervisor in self._supervisors.items()}
-        site = Site(settings.node, tuple(StreamRules(name, line.rules) for name, line in lines.items()), self.order)
+        self.orders = Orders(settings, self._supervisors, self._put)
+        streams = tuple(StreamRules(name, supervisor.line.rules) for name, supervisor in self._supervisors.items())
+        site = Site(settings.node, streams, self.orders.take)
         self._sinks = {name: edges.build_sink(config, site) for name, config in settings.sinks.items()}
         self._outboxes = {name: Outbox() for name in self._sinks}
-        self._orders = Orders(settings, self._supervisors, self._put)
         self._failure: BaseException | None = None
 
     def _supervisor(self, name: str) -> Supervisor:
@@ -104,10 +104,6 @@ class App:
         if self._failure:
             raise BackendError(f"stopped by a fault: {self._failure}") from self._failure
 
-    def order(self, topic: str, text: str) -> None:
-        """Obey an order from outside; see `Site`."""
-        self._orders.take(topic, text)
-
     # -- what comes in -------------------------------------------------------------------------------------------
 
     def _on_output(self, output: Scores | SegmentEnd) -> None:
@@ -139,7 +135,7 @@ class App:
             self._put(status_message(name, supervisor.status))
             for message in supervisor.line.reporter.idle():
                 self._put(message)
-        for message in self._orders.states():
+        for message in self.orders.states():
             self._put(message)
 
     def _fail(self, error: BaseException) -> None:

@@ -10,10 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from streamer.cli_shared import OK, Command, count, number, whole
 from streamer.errors import BackendError, ConfigError
-
-OK = 0
-Command = Callable[[Any, str], argparse.ArgumentParser]
 
 
 def train(args: argparse.Namespace) -> int:
@@ -159,9 +157,9 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--lr", type=_rate, metavar="X", help="peak learning rate (5e-5 at 768 wide; from scratch 1e-3)")
     sub.add_argument("--max-length", type=count, metavar="T", help="frames of a window (the checkpoint's, or 1024)")
     sub.add_argument("--mixup", type=_share, default=0.5, metavar="X", help="clips: share of mixed windows (0.5)")
-    sub.add_argument("--freq-mask", type=_whole, default=24, metavar="N", help="clips: mel bins hidden at most (24)")
-    sub.add_argument("--time-mask", type=_whole, metavar="N", help="clips: frames hidden at most (3/16 of a window)")
-    sub.add_argument("--seed", type=_whole, default=0, metavar="N", help="of everything random (0)")
+    sub.add_argument("--freq-mask", type=whole, default=24, metavar="N", help="clips: mel bins hidden at most (24)")
+    sub.add_argument("--time-mask", type=whole, metavar="N", help="clips: frames hidden at most (3/16 of a window)")
+    sub.add_argument("--seed", type=whole, default=0, metavar="N", help="of everything random (0)")
     sub.add_argument("--tensorboard", action="store_true", help="write curves to DIR/tensorboard")
     sub.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="to compute in (auto)")
     _device(sub)
@@ -245,43 +243,21 @@ def _board(folder: Path) -> Callable[[dict[str, float]], None]:
 
 
 def _hold_out(text: str) -> float:
-    value = _number(text)
+    value = number(text)
     if not (0 <= value < 1 or (value >= 1 and value.is_integer())):
         raise argparse.ArgumentTypeError(f"{text} is neither a share under 1 nor the number of a fold")
     return value
 
 
-def count(text: str) -> int:
-    """An argument that counts things."""
-    number = _whole(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return number
-
-
-def _whole(text: str) -> int:
-    number = _number(text)
-    if number < 0 or not number.is_integer():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
-    return int(number)
-
-
 def _share(text: str) -> float:
-    share = _number(text)
+    share = number(text)
     if not 0 <= share <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return share
 
 
 def _rate(text: str) -> float:
-    rate = _number(text)
+    rate = number(text)
     if not 0 < rate < 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return rate
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None

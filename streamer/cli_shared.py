@@ -111,6 +111,22 @@ def json_option(sub: argparse.ArgumentParser) -> None:
 
 def count(text: str) -> int:
     """An argument that counts things."""
-    if not text.isdecimal() or int(text) < 1:
+    if whole(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return int(text)
+    return whole(text)
+
+
+def whole(text: str) -> int:
+    """An argument that counts things, or says that there are none."""
+    value = number(text)
+    if value < 0 or not value.is_integer():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
+    return int(value)
+
+
+def number(text: str) -> float:
+    """An argument that is any number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None

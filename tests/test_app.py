@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
@@ -65,6 +66,17 @@ async def until(condition):
             await asyncio.sleep(0.005)
 
 
+@asynccontextmanager
+async def running(made):
+    """The daemon at work, told to stop at the end."""
+    task = asyncio.ensure_future(made.run())
+    try:
+        yield
+    finally:  # also after a failure: its engine's thread would spoil the tests that follow
+        made.stop()
+        await task
+
+
 def test_ends_by_itself_when_every_source_has_ended(daemon):
     made, sink = daemon(FakeSource(NOISE))
     asyncio.run(made.run())
@@ -78,10 +90,8 @@ def test_stop_ends_open_events_before_it_says_offline(daemon):
     made, sink = daemon(FakeSource(NOISE, end=None))
 
     async def run():
-        running = asyncio.ensure_future(made.run())
-        await until(lambda: sink.phases("room"))
-        made.stop()
-        await running
+        async with running(made):
+            await until(lambda: sink.phases("room"))
 
     asyncio.run(run())
     assert sink.phases("room") == ["start", "end"]
@@ -102,10 +112,8 @@ def test_what_a_slow_model_says_after_the_farewell_is_not_published(daemon, monk
     )
 
     async def run():
-        running = asyncio.ensure_future(made.run())
-        await until(is_busy.is_set)
-        made.stop()
-        await running
+        async with running(made):
+            await until(is_busy.is_set)
         may_go_on.set()
         await asyncio.sleep(0.05)
 
@@ -171,10 +179,8 @@ def test_a_lost_source_ends_its_event_and_is_opened_again(daemon, monkeypatch):
     made, sink = daemon(lossy)
 
     async def run():
-        running = asyncio.ensure_future(made.run())
-        await until(lambda: len(sink.phases("room")) >= 4)
-        made.stop()
-        await running
+        async with running(made):
+            await until(lambda: len(sink.phases("room")) >= 4)
 
     asyncio.run(run())
     assert lossy.n_opened >= 2
@@ -193,10 +199,8 @@ def test_one_constant_value_is_a_dead_microphone(daemon, monkeypatch):
     made, sink = daemon(stuck)
 
     async def run():
-        running = asyncio.ensure_future(made.run())
-        await until(lambda: stuck.n_opened >= 2)
-        made.stop()
-        await running
+        async with running(made):
+            await until(lambda: stuck.n_opened >= 2)
 
     asyncio.run(run())
     assert "stalled" in sink.of("room/status")
@@ -210,15 +214,13 @@ def test_a_paused_stream_lets_go_of_its_source_and_says_so(daemon):
     made, sink = daemon(room)
 
     async def run():
-        running = asyncio.ensure_future(made.run())
-        await until(lambda: sink.phases("room"))
-        made.order("room/listening/set", "OFF")
-        await until(lambda: len(sink.phases("room")) == 2)
-        await until(lambda: sink.of("room/status")[-1] == "paused")
-        made.order("room/listening/set", "ON")
-        await until(lambda: len(sink.phases("room")) == 3)
-        made.stop()
-        await running
+        async with running(made):
+            await until(lambda: sink.phases("room"))
+            made.orders.take("room/listening/set", "OFF")
+            await until(lambda: len(sink.phases("room")) == 2)
+            await until(lambda: sink.of("room/status")[-1] == "paused")
+            made.orders.take("room/listening/set", "ON")
+            await until(lambda: len(sink.phases("room")) == 3)
 
     asyncio.run(run())
     assert sink.phases("room") == ["start", "end", "start", "end"]
@@ -232,11 +234,9 @@ def test_a_snoozed_rule_ends_its_event_and_stays_silent(daemon):
     made, sink = daemon(FakeSource(NOISE, end=None))
 
     async def run():
-        running = asyncio.ensure_future(made.run())
-        await until(lambda: sink.phases("room"))
-        made.order("room/noise/snooze/set", "3600")
-        made.stop()
-        await running
+        async with running(made):
+            await until(lambda: sink.phases("room"))
+            made.orders.take("room/noise/snooze/set", "3600")
 
     asyncio.run(run())
     assert [event["end_reason"] for event in sink.of("room/event")] == [None, "snooze"]
@@ -247,14 +247,12 @@ def test_a_threshold_is_set_while_running(daemon):
     made, sink = daemon(FakeSource(NOISE, end=None))
 
     async def run():
-        running = asyncio.ensure_future(made.run())
-        await until(lambda: sink.of("room/noise/threshold/state"))
-        made.order("room/noise/threshold/set", "0.9999999")
-        with pytest.raises(CommandError, match=r"room/noise/threshold/set: .*nothing was changed"):
-            made.order("room/noise/threshold/set", "1")
-        await until(lambda: len(sink.of("room/noise/threshold/state")) == 2)
-        made.stop()
-        await running
+        async with running(made):
+            await until(lambda: sink.of("room/noise/threshold/state"))
+            made.orders.take("room/noise/threshold/set", "0.9999999")
+            with pytest.raises(CommandError, match=r"room/noise/threshold/set: .*nothing was changed"):
+                made.orders.take("room/noise/threshold/set", "1")
+            await until(lambda: len(sink.of("room/noise/threshold/state")) == 2)
 
     asyncio.run(run())
     assert sink.of("room/noise/threshold/state") == ["0.6", "1"]

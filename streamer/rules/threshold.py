@@ -55,7 +55,6 @@ class Config(BaseModel):
             raise ValueError(". Also: ".join(mistakes))
         return self
 
-
     def with_onset(self, threshold: float) -> "Config":
         """The same with another onset threshold, and the offset threshold at most that.
 
@@ -179,10 +178,9 @@ class Rule:
 
     def _end(self, at: int, offset: int, reason: Reason) -> Event:
         assert self._open is not None
-        self.why = f"ended, at {self._seconds(max(self._open.onset, offset))}: {reason.value}"
-        ended = replace(
-            self._open, phase=Phase.END, at=at, offset=max(self._open.onset, offset), end_reason=reason
-        )
+        offset = max(self._open.onset, offset)
+        self.why = f"ended, at {self._seconds(offset)}: {reason.value}"
+        ended = replace(self._open, phase=Phase.END, at=at, offset=offset, end_reason=reason)
         self._open = None
         self._armed_at = at + self._refractory
         return ended

@@ -6,9 +6,13 @@ import logging
 import random
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+from pydantic import Field, FilePath
 
 from streamer.core import Message
+from streamer.errors import SinkError
 from streamer.outbox import Outbox
 
 FIRST_WAIT_S = 0.5      # a restarting broker is back within a second
@@ -16,6 +20,8 @@ LONGEST_WAIT_S = 30.0   # after an outage of hours, events still arrive half a m
 STABLE_S = 10.0         # what works for less than this flaps: keep waiting longer and keep quiet
 REFUSALS, REFUSALS_S = 10, 60.0     # so many lines in so many seconds: somebody's script may be broken for weeks
 REMIND_S = 600.0        # a week's outage makes a thousand log lines, not a million
+
+File = Annotated[FilePath, Field(strict=False)]     # of a configuration: YAML knows no paths, only strings
 
 
 class Sink(Protocol):
@@ -57,7 +63,7 @@ class Retry:
         await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311
 
     def refused(self, sentence: str) -> None:
-        """Say, why an order isn't obeyed; of a flood of them only the first."""
+        """Say why an order isn't obeyed; of a flood of them only the first."""
         now = time.monotonic()
         self._refusals = [at for at in self._refusals if now - at < REFUSALS_S]
         if len(self._refusals) < REFUSALS:
@@ -73,6 +79,18 @@ class Retry:
         if now - self._said.get(sentence, -REMIND_S) >= REMIND_S:
             self._said[sentence] = now
             self._log.log(level, "%s", sentence)
+
+
+def read_secret(file: Path, key: str) -> bytes:
+    """What the file that `key` of a configuration names holds; read anew each time, since it may have been changed.
+
+    Raises:
+        SinkError: it can't be read.
+    """
+    try:
+        return file.read_bytes().rstrip(b"\r\n")
+    except OSError as error:
+        raise SinkError(f"{key} '{file}' can't be read: {error.strerror}") from error
 
 
 def to_json(payload: Mapping[str, Any] | str) -> bytes:

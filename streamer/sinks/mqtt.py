@@ -17,13 +17,13 @@ from typing import Annotated, Literal, Self
 
 import aiomqtt
 from paho.mqtt.reasoncodes import ReasonCode
-from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from streamer.core import Message, Site
 from streamer.errors import CommandError, SinkError
 from streamer.outbox import Outbox
 from streamer.sinks._dial import dial
-from streamer.sinks.base import Retry, Sink, to_json
+from streamer.sinks.base import File, Retry, Sink, read_secret, to_json
 
 log = logging.getLogger(__name__)
 # What aiomqtt logs, at every try anew, it also raises.
@@ -39,7 +39,6 @@ BAD_LOGIN = {134, 135}  # the two answers to a CONNECT that mean user or passwor
 PROTOCOLS = {"3.1.1": aiomqtt.ProtocolVersion.V311, "5": aiomqtt.ProtocolVersion.V5}
 
 STRICT = ConfigDict(strict=True, frozen=True, extra="forbid")
-File = Annotated[FilePath, Field(strict=False)]     # YAML knows no paths, only strings
 
 
 class Tls(BaseModel):
@@ -200,14 +199,10 @@ class Mqtt:
         return client
 
     def _password(self) -> str | None:
-        """Say the password; a file is read anew each time, since it may have been changed."""
         config = self._config
-        if config.password_file is None:
-            return config.password.get_secret_value() if config.password else None
-        try:
-            return config.password_file.read_text().rstrip("\r\n")
-        except OSError as error:
-            raise SinkError(f"password_file '{config.password_file}' can't be read: {error.strerror}") from error
+        if config.password_file is not None:
+            return read_secret(config.password_file, "password_file").decode()
+        return config.password.get_secret_value() if config.password else None
 
     def _why_refused(self, error: aiomqtt.MqttError) -> str:
         if isinstance(error, aiomqtt.exceptions.MqttConnectError):

@@ -20,12 +20,12 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import httpcore2
-from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from streamer.core import Message, Site
 from streamer.errors import SinkError
 from streamer.outbox import Outbox, is_event
-from streamer.sinks.base import Retry, Sink, to_json
+from streamer.sinks.base import File, Retry, Sink, read_secret, to_json
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,6 @@ IDLE_S = 5.0                    # many servers close what is idle for longer
 PATIENT = {401, 403, 404, 407, 408, 425, 429}   # of the 4xx: a person may mend them, or they pass by themselves
 OURS = {"content-type", "content-length", "host", "idempotency-key", "transfer-encoding"}
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-
-File = Annotated[FilePath, Field(strict=False)]     # YAML knows no paths, only strings
 
 
 class Config(BaseModel):
@@ -207,15 +205,10 @@ class Webhook:
         return {"X-Streamer-Timestamp": seconds, "X-Streamer-Signature": f"sha256={digest}"}
 
     def _secret(self) -> bytes | None:
-        """Say the secret; a file is read anew each time, since it may have been changed."""
         file = self._config.secret_file
         if file is None:
             return self._config.secret.get_secret_value().encode() if self._config.secret else None
-        try:
-            secret = file.read_bytes().rstrip(b"\r\n")
-        except OSError as error:
-            raise SinkError(f"secret_file '{file}' can't be read: {error.strerror}") from error
-        if not secret:
+        if not (secret := read_secret(file, "secret_file")):
             raise SinkError(f"secret_file '{file}' is empty; write the secret into it")
         return secret
 
