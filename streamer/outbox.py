@@ -67,6 +67,10 @@ class Outbox:
                 del self._given[i]
                 return
 
+    def knows(self, topic: str) -> bool:
+        """Whether a state with this topic was ever put."""
+        return topic in self._states
+
     def resync(self) -> None:
         """Start over on a new connection: what the old one may have lost is to be got again.
 

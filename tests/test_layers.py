@@ -59,7 +59,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "torch": (("models", "streamer.backends", "streamer.cli_models"), ("models.spec", "models.fbank")),
     "torchaudio": (("models.train",), ()),
     "sounddevice": (("streamer.sources._capture",), ()),
-    "aiomqtt": (("streamer.sinks.mqtt",), ()),
+    "aiomqtt": (("streamer.sinks.mqtt", "streamer.sinks._mqtt_connect"), ()),
     "httpcore2": (("streamer.sinks.webhook",), ()),
     "amqtt": (("streamer.demo",), ()),
     "asyncio": (

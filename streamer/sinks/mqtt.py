@@ -1,71 +1,48 @@
-"""Everything, over MQTT. The only file that knows aiomqtt.
+"""Everything, over MQTT. Only this file and `_mqtt_connect` know aiomqtt.
 
-In: an outbox, and orders from the broker. Out: `<base_topic>/<node>/<message.topic>` on the broker, and
-`<base_topic>/<node>/status`, which is `online` while we are connected and `offline` else (said by us when we leave, by
-the broker when we vanish).
-Event loop only; aiomqtt starts MQTT, and TLS, on each connection in a thread of its own.
+In: an outbox; from the broker, orders and what an earlier life of ours left there. Out:
+`<base_topic>/<node>/<message.topic>` on the broker, and `<base_topic>/<node>/status`, which is `online` while we are
+connected and `offline` else (said by us when we leave, by the broker when we vanish). Event loop only.
 """
 
 import asyncio
 import contextlib
 import logging
-import socket
-import ssl
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 import aiomqtt
-from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from streamer.core import Message, Site
 from streamer.errors import CommandError, SinkError
-from streamer.outbox import Outbox
-from streamer.sinks._dial import dial
+from streamer.outbox import Outbox, is_event
+from streamer.sinks._mqtt_connect import FAREWELL_S, Tls, connect, leave, why_lost
 from streamer.sinks.base import File, Retry, Sink, read_secret, to_json
 
 log = logging.getLogger(__name__)
 # What aiomqtt logs, at every try anew, it also raises.
 unheard = logging.Logger("aiomqtt", logging.CRITICAL)  # noqa: LOG001  set up here only, not for the process
 
-TLS_S = 2.0             # for the handshake; the thread that does it can't be cancelled and delays our exit
 ANSWER_S = 5.0          # for any answer of the broker; a PUBACK by satellite takes 1.5 s
-FAREWELL_S = 0.7        # for each of the two answers when we leave: whoever stops us is waiting
+UNANSWERED = 10         # publishes a broker may owe us an answer for; MQTT 5 lets it set a limit, HiveMQ's is 10
+IN_FLIGHT = UNANSWERED - 2          # of the outbox; the others: one that `_hear` sends, and the last word
+READING_S = 60          # until a broker drops a reading it couldn't pass on: it was of a moment
+EVENT_S = 7 * 86_400    # the same for an event: a week's holiday, and short of a broker's memory
 ORDERS = ("+/listening/set", "+/+/snooze/set", "+/+/threshold/set")
+STATES = ("status", "+/status", "+/+/state", "+/+/+/state")
 LONGEST_ORDER = 100     # bytes; the longest there is has ten
-BAD_LOGIN = {134, 135}  # the two answers to a CONNECT that mean user or password
 
 PROTOCOLS = {"3.1.1": aiomqtt.ProtocolVersion.V311, "5": aiomqtt.ProtocolVersion.V5}
-
-STRICT = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-
-class Tls(BaseModel):
-    """How we know the broker, and how it may know us."""
-
-    model_config = STRICT
-
-    ca: File | None = Field(default=None, description="PEM of who signed the broker's certificate; null: the system's")
-    certificate: File | None = Field(default=None, description="our own certificate, PEM, if the broker asks for one")
-    key: File | None = Field(default=None, description="its private key, PEM; null: it is in the certificate's file")
-
-    def parameters(self) -> aiomqtt.TLSParameters:
-        """Say it to aiomqtt, which reads the files when it connects."""
-        ca, certificate, key = (str(file) if file else None for file in (self.ca, self.certificate, self.key))
-        return aiomqtt.TLSParameters(ca_certs=ca, certfile=certificate, keyfile=key)
-
-    @model_validator(mode="after")
-    def _key_has_certificate(self) -> Self:
-        if self.key is not None and self.certificate is None:
-            raise ValueError("key is set without certificate; set both, or neither")
-        return self
 
 
 class Config(BaseModel):
     """Which broker, and how to log in."""
 
-    model_config = STRICT
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     type: Literal["mqtt"] = "mqtt"
     host: Annotated[str, Field(min_length=1)] = "localhost"
@@ -111,7 +88,8 @@ class Mqtt:
         self._config = config
         self._client_id = config.client_id or f"streamer-{site.node}"
         self._topic = f"{config.base_topic}/{site.node}"
-        self._status = f"{self._topic}/status"
+        self._online = Message(f"{self._topic}/status", "online", retain=True)
+        self._offline = replace(self._online, payload="offline")
         self._order = site.command
         self._broker = f"MQTT broker {config.host}:{config.port}"
         self._retry = Retry(log)
@@ -121,11 +99,11 @@ class Mqtt:
         while True:
             try:
                 async with self._connection() as client:
-                    await self._publish(client, outbox)
+                    await self._drain(client, outbox)
             except* SinkError as errors:
                 reason = f"{errors.exceptions[0]}"
             except* aiomqtt.MqttError as errors:
-                reason = self._why_lost(errors.exceptions[0])
+                reason = why_lost(errors.exceptions[0], self._client_id)
             else:
                 return
             await self._retry.failed(f"{self._broker}: {reason}")
@@ -137,15 +115,10 @@ class Mqtt:
         Raises:
             SinkError: there is none to be had; the sentence says why.
         """
-        client = self._client()
+        config, client = self._config, self._client()
+        await connect(client, config.host, config.port, config.username, config.tls)
         try:
-            with await dial(self._config.host, self._config.port) as tcp:
-                _connects_by(client, tcp)
-                await _enter(client)
-        except aiomqtt.MqttError as error:
-            raise SinkError(self._why_refused(error)) from error
-        try:
-            await _send(client, Message(self._status, "online", retain=True))
+            await _send(client, self._online)
             self.reconnects += self._was_connected
             self.connected = self._was_connected = True
             self._retry.succeeded(f"{self._broker}: connected")
@@ -155,109 +128,79 @@ class Mqtt:
             # Said before the DISCONNECT, which makes the broker forget the will. On a dead connection both fail at
             # once, and must not hide why we are here.
             with contextlib.suppress(aiomqtt.MqttError):
-                await client.publish(self._status, "offline", qos=1, retain=True, timeout=FAREWELL_S)
-            await _leave(client)
+                await _publish(client, self._offline, FAREWELL_S)
+            await leave(client)
 
-    async def _publish(self, client: aiomqtt.Client, outbox: Outbox) -> None:
+    async def _drain(self, client: aiomqtt.Client, outbox: Outbox) -> None:
+        """Deliver up to IN_FLIGHT messages at a time; they start in the outbox's order, and the wire keeps it."""
         outbox.resync()
         async with asyncio.TaskGroup() as group:
-            listener = group.create_task(self._listen(client), name="mqtt listener")
+            listener = group.create_task(self._listen(client, outbox), name="mqtt listener")
+            flying: set[asyncio.Task[None]] = set()
             while (message := await outbox.get()) is not None:
-                try:
-                    await _send(client, replace(message, topic=f"{self._topic}/{message.topic}"))
-                except ValueError as error:
-                    self._retry.dropped(message, error)
-                outbox.ack(message)
+                flying.add(group.create_task(self._deliver(client, outbox, message), name="mqtt delivery"))
+                if len(flying) == IN_FLIGHT:
+                    _, flying = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+            if flying:
+                await asyncio.wait(flying)
             listener.cancel()
 
-    async def _listen(self, client: aiomqtt.Client) -> None:
-        """Pass on orders. Fails as soon as the connection does: a publisher with nothing to say would not notice."""
-        await client.subscribe([(f"{self._topic}/{topic}", 1) for topic in ORDERS])
+    async def _deliver(self, client: aiomqtt.Client, outbox: Outbox, message: Message) -> None:
+        try:
+            await _send(client, replace(message, topic=f"{self._topic}/{message.topic}"))
+        except ValueError as error:
+            self._retry.dropped(message, error)
+        outbox.ack(message)
+
+    async def _listen(self, client: aiomqtt.Client, outbox: Outbox) -> None:
+        """Hear the broker. Fails as soon as the connection does: a publisher with nothing to say would not notice."""
+        await client.subscribe([(f"{self._topic}/{topic}", 1) for topic in (*ORDERS, *STATES)])
         async for message in client.messages:
-            topic = str(message.topic).removeprefix(f"{self._topic}/")
-            try:
-                self._order(topic, _text(topic, message))
-            except CommandError as error:
-                self._retry.refused(str(error))
+            await self._hear(client, outbox, message)
+
+    async def _hear(self, client: aiomqtt.Client, outbox: Outbox, message: aiomqtt.Message) -> None:
+        """Obey orders, and see to it that of our states the broker keeps only what is so.
+
+        States come as they were stored (`retain` is set), from whatever life, and as our own echo.
+        """
+        topic = str(message.topic).removeprefix(f"{self._topic}/")
+        if topic.endswith("/set"):
+            self._obey(topic, message)
+        elif topic == "status":
+            if message.payload != b"online":    # the will of an older connection, which ours has taken over
+                await _send(client, self._online)
+        elif message.retain and not outbox.knows(topic):
+            log.info("%s: removes '%s', the state of a stream or rule that is no more", self._broker, message.topic)
+            await _send(client, Message(str(message.topic), "", retain=True))
+
+    def _obey(self, topic: str, message: aiomqtt.Message) -> None:
+        try:
+            self._order(topic, _text(topic, message))
+        except CommandError as error:
+            self._retry.refused(str(error))
 
     def _client(self) -> aiomqtt.Client:
-        config, tls = self._config, self._config.tls
-        client = aiomqtt.Client(
+        config, offline = self._config, self._offline
+        return aiomqtt.Client(
             config.host,
             config.port,
             username=config.username,
             password=self._password(),
             identifier=self._client_id,
             protocol=PROTOCOLS[config.protocol],
-            will=aiomqtt.Will(self._status, "offline", qos=1, retain=True),
+            will=aiomqtt.Will(offline.topic, "offline", qos=1, retain=True, properties=_properties(offline)),
             timeout=ANSWER_S,
             keepalive=config.keepalive_s,
+            max_inflight_messages=UNANSWERED,
             logger=unheard,
-            tls_params=tls.parameters() if tls else None,
+            tls_params=config.tls.parameters() if config.tls else None,
         )
-        client._client.connect_timeout = TLS_S  # noqa: SLF001  aiomqtt has no option for it
-        return client
 
     def _password(self) -> str | None:
         config = self._config
         if config.password_file is not None:
             return read_secret(config.password_file, "password_file").decode()
         return config.password.get_secret_value() if config.password else None
-
-    def _why_refused(self, error: aiomqtt.MqttError) -> str:
-        if isinstance(error, aiomqtt.exceptions.MqttConnectError):
-            if isinstance(error.rc, ReasonCode) and error.rc.value in BAD_LOGIN:
-                user = f"user '{self._config.username}'" if self._config.username else "a client without username"
-                return f"refused {user} ({error}); check username and password"
-            return f"refused the connection ({error}); check client_id and protocol"
-        match error.__context__:    # aiomqtt passes on the text only
-            case ssl.SSLCertVerificationError() as cause:
-                ca = self._config.tls and self._config.tls.ca
-                trusted = f"tls.ca '{ca}'" if ca else "the system's CAs; tls.ca names another"
-                reason = f"its certificate isn't trusted ({cause.verify_message}); trusted is {trusted}"
-            case TimeoutError(args=()):
-                reason = f"no answer to MQTT within {ANSWER_S:g} s; if this is its TLS port, set tls"
-            case TimeoutError():
-                reason = f"no answer to TLS within {TLS_S:g} s; check that this is its TLS port"
-            case ssl.SSLError() | ConnectionResetError() if self._config.tls:
-                reason = f"no TLS ({error}); check that this is its TLS port, and tls.certificate if it asks for one"
-            case _:
-                reason = f"no connection ({error}); check host, port and tls"
-        return reason
-
-    def _why_lost(self, error: Exception) -> str:
-        return (
-            f"connection lost ({error.__cause__ or error}); events wait in memory. "
-            f"If this goes on, check that no other client has the id '{self._client_id}'"
-        )
-
-
-def _connects_by(client: aiomqtt.Client, tcp: socket.socket) -> None:
-    """Let `client` take over `tcp` when it connects; TLS still verifies the name of the host.
-
-    On its own it would ask for the host's address where neither a timeout nor the end of the process is heeded.
-    """
-    take_over = lambda: socket.socket(fileno=tcp.detach())  # noqa: E731
-    client._client._create_socket_connection = take_over  # type: ignore[method-assign]  # noqa: SLF001
-
-
-async def _enter(client: aiomqtt.Client) -> None:
-    """Connect. Cancelled, it sees to what the connecting thread still does: that would make tasks on a dying loop."""
-    attempt = asyncio.create_task(client.__aenter__(), name="mqtt connect")
-    try:
-        await asyncio.shield(attempt)
-    except asyncio.CancelledError:
-        with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
-            await asyncio.wait_for(attempt, FAREWELL_S)
-            await _leave(client)
-        raise
-
-
-async def _leave(client: aiomqtt.Client) -> None:
-    """Disconnect, or have tried to."""
-    client.timeout = FAREWELL_S
-    with contextlib.suppress(aiomqtt.MqttError):
-        await client.__aexit__(None, None, None)
 
 
 async def _send(client: aiomqtt.Client, message: Message) -> None:
@@ -266,11 +209,25 @@ async def _send(client: aiomqtt.Client, message: Message) -> None:
     Raises:
         ValueError: MQTT can't say this topic, or JSON this payload.
     """
-    payload = message.payload.encode() if isinstance(message.payload, str) else to_json(message.payload)
-    await client.publish(message.topic, payload, message.qos, message.retain)
+    await _publish(client, message, ANSWER_S)
     # Python 3.11's wait_for, in aiomqtt, loses a cancellation that comes together with the answer.
     if (task := asyncio.current_task()) and task.cancelling():
         raise asyncio.CancelledError
+
+
+async def _publish(client: aiomqtt.Client, message: Message, answer_s: float) -> None:
+    payload = message.payload.encode() if isinstance(message.payload, str) else to_json(message.payload)
+    await client.publish(message.topic, payload, message.qos, message.retain, _properties(message), timeout=answer_s)
+
+
+def _properties(message: Message) -> Properties:
+    """What MQTT 5 can say of a payload; 3.1.1 can't, and the client library leaves it out."""
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.PayloadFormatIndicator = 1   # UTF-8
+    properties.ContentType = "text/plain" if isinstance(message.payload, str) else "application/json"
+    if not message.retain:
+        properties.MessageExpiryInterval = EVENT_S if is_event(message) else READING_S
+    return properties
 
 
 def _text(topic: str, message: aiomqtt.Message) -> str:

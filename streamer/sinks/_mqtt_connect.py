@@ -1,0 +1,159 @@
+"""How a connection to an MQTT broker comes about and ends, and one sentence for each way it can fail.
+
+In: an aiomqtt client that isn't connected. Out: the same one, connected, or a SinkError. Event loop only; aiomqtt
+starts MQTT, and TLS, on each connection in a thread of its own.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from typing import Any, Self
+
+import aiomqtt
+from paho.mqtt.reasoncodes import ReasonCode
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from streamer.errors import SinkError
+from streamer.sinks._dial import dial
+from streamer.sinks.base import File
+
+TLS_S = 2.0             # for the handshake; the thread that does it can't be cancelled and delays our exit
+FAREWELL_S = 0.7        # for each of the two answers when we leave: whoever stops us is waiting
+BAD_LOGIN = {134, 135}  # the two answers to a CONNECT that mean user or password
+TAKEN_OVER = 142        # MQTT 5, to the older of two connections with one client id; mosquitto 2.0.11 just hangs up
+
+
+class Tls(BaseModel):
+    """How we know the broker, and how it may know us."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    ca: File | None = Field(default=None, description="PEM of who signed the broker's certificate; null: the system's")
+    certificate: File | None = Field(default=None, description="our own certificate, PEM, if the broker asks for one")
+    key: File | None = Field(default=None, description="its private key, PEM; null: it is in the certificate's file")
+
+    def parameters(self) -> aiomqtt.TLSParameters:
+        """Say it to aiomqtt, which reads the files when it connects."""
+        ca, certificate, key = (str(file) if file else None for file in (self.ca, self.certificate, self.key))
+        return aiomqtt.TLSParameters(ca_certs=ca, certfile=certificate, keyfile=key)
+
+    @model_validator(mode="after")
+    def _key_has_certificate(self) -> Self:
+        if self.key is not None and self.certificate is None:
+            raise ValueError("key is set without certificate; set both, or neither")
+        return self
+
+
+class HungUp(aiomqtt.MqttError):
+    """The broker closed the connection instead of answering our CONNECT."""
+
+
+async def connect(client: aiomqtt.Client, host: str, port: int, user: str | None, tls: Tls | None) -> None:
+    """Connect `client`, which was made with these; cancelled, it leaves nothing behind.
+
+    Raises:
+        SinkError: it can't; the sentence says why.
+    """
+    client._client.connect_timeout = TLS_S  # noqa: SLF001  aiomqtt has no option for it
+    _notices_a_hang_up(client)
+    try:
+        with await dial(host, port) as tcp:
+            _connects_by(client, tcp)
+            await _enter(client)
+    except aiomqtt.exceptions.MqttConnectError as error:
+        raise SinkError(_why_refused(error, user)) from error
+    except HungUp as error:
+        raise SinkError(f"closed the connection instead of answering; {_after_a_hang_up(tls)}") from error
+    except aiomqtt.MqttError as error:
+        raise SinkError(_why_not(error, client.timeout, tls)) from error
+
+
+async def leave(client: aiomqtt.Client) -> None:
+    """Disconnect, or have tried to."""
+    client.timeout = FAREWELL_S
+    with contextlib.suppress(aiomqtt.MqttError):
+        await client.__aexit__(None, None, None)
+
+
+def why_lost(error: Exception, client_id: str) -> str:
+    """Why a connection ended that had been made."""
+    cause = error.__cause__ or error
+    rc = getattr(cause, "rc", None)
+    if isinstance(rc, ReasonCode) and rc.value == TAKEN_OVER:
+        return (
+            f"another client came with our id '{client_id}', and a broker keeps the newest; "
+            "give one of the two another node or client_id"
+        )
+    return (
+        f"connection lost ({cause}); events wait in memory. "
+        f"If this goes on, check that no other client has the id '{client_id}'"
+    )
+
+
+def _why_refused(error: aiomqtt.exceptions.MqttConnectError, user: str | None) -> str:
+    if isinstance(error.rc, ReasonCode) and error.rc.value in BAD_LOGIN:
+        who = f"user '{user}'" if user else "a client without username"
+        return f"refused {who} ({error}); check username and password"
+    return f"refused the connection ({error}); check client_id and protocol"
+
+
+def _after_a_hang_up(tls: Tls | None) -> str:
+    """What to check: TLS 1.3 lets a broker dislike our certificate only after the handshake."""
+    if tls is None:
+        return "if this is its TLS port, set tls"
+    if tls.certificate is None:
+        return "if it asks for a certificate, set tls.certificate"
+    return f"check that it trusts who signed tls.certificate '{tls.certificate}'"
+
+
+def _why_not(error: aiomqtt.MqttError, answer_s: float, tls: Tls | None) -> str:
+    match error.__context__:    # aiomqtt passes on the text only
+        case ssl.SSLCertVerificationError() as cause:
+            ca = tls and tls.ca
+            trusted = f"tls.ca '{ca}'" if ca else "the system's CAs; tls.ca names another"
+            return f"its certificate isn't trusted ({cause.verify_message}); trusted is {trusted}"
+        case TimeoutError(args=()):
+            return f"no answer to MQTT within {answer_s:g} s; if this is its TLS port, set tls"
+        case TimeoutError():
+            return f"no answer to TLS within {TLS_S:g} s; check that this is its TLS port"
+        case ConnectionResetError() if tls:
+            return f"no TLS ({error}); check that this is its TLS port"
+        case ssl.SSLError() if tls:
+            return f"no TLS ({error}); check that this is its TLS port, and the files that tls names"
+        case _:
+            return f"no connection ({error}); check host, port and tls"
+
+
+def _notices_a_hang_up(client: aiomqtt.Client) -> None:
+    """Let a connection that is closed before the CONNACK fail at once; aiomqtt would wait until its time-out."""
+
+    def disconnected(*arguments: Any) -> None:
+        connected = client._connected  # noqa: SLF001
+        if not connected.done():
+            connected.set_exception(HungUp())
+            connected.exception()   # seen, or asyncio complains where the attempt was cancelled
+        client._on_disconnect(*arguments)  # noqa: SLF001
+
+    client._client.on_disconnect = disconnected  # noqa: SLF001
+
+
+def _connects_by(client: aiomqtt.Client, tcp: socket.socket) -> None:
+    """Let `client` take over `tcp` when it connects; TLS still verifies the name of the host.
+
+    On its own it would ask for the host's address where neither a timeout nor the end of the process is heeded.
+    """
+    take_over = lambda: socket.socket(fileno=tcp.detach())  # noqa: E731
+    client._client._create_socket_connection = take_over  # type: ignore[method-assign]  # noqa: SLF001
+
+
+async def _enter(client: aiomqtt.Client) -> None:
+    """Connect. Cancelled, it sees to what the connecting thread still does: that would make tasks on a dying loop."""
+    attempt = asyncio.create_task(client.__aenter__(), name="mqtt connect")
+    try:
+        await asyncio.shield(attempt)
+    except asyncio.CancelledError:
+        with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
+            await asyncio.wait_for(attempt, FAREWELL_S)
+            await leave(client)
+        raise
