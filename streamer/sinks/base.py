@@ -17,7 +17,9 @@ from streamer.outbox import Outbox
 
 FIRST_WAIT_S = 0.5      # a restarting broker is back within a second
 LONGEST_WAIT_S = 30.0   # after an outage of hours, events still arrive half a minute after its end
-STABLE_S = 10.0         # what works for less than this flaps: keep waiting longer and keep quiet
+# What works for less than this flaps: keep waiting longer and keep quiet. Longer than any wait, so that two clients who
+# throw each other off a broker, each working while the other waits, don't count as stable.
+STABLE_S = 2 * LONGEST_WAIT_S
 REFUSALS, REFUSALS_S = 10, 60.0     # so many lines in so many seconds: somebody's script may be broken for weeks
 REMIND_S = 600.0        # a week's outage makes a thousand log lines, not a million
 

@@ -147,7 +147,7 @@ class Mqtt:
 
     async def _deliver(self, client: aiomqtt.Client, outbox: Outbox, message: Message) -> None:
         try:
-            await _send(client, replace(message, topic=f"{self._topic}/{message.topic}"))
+            await _publish(client, replace(message, topic=f"{self._topic}/{message.topic}"), ANSWER_S)
         except ValueError as error:
             self._retry.dropped(message, error)
         outbox.ack(message)
@@ -155,6 +155,7 @@ class Mqtt:
     async def _listen(self, client: aiomqtt.Client, outbox: Outbox) -> None:
         """Hear the broker. Fails as soon as the connection does: a publisher with nothing to say would not notice."""
         await client.subscribe([(f"{self._topic}/{topic}", 1) for topic in (*ORDERS, *STATES)])
+        _heed_cancellation()
         async for message in client.messages:
             await self._hear(client, outbox, message)
 
@@ -204,20 +205,25 @@ class Mqtt:
 
 
 async def _send(client: aiomqtt.Client, message: Message) -> None:
+    """Publish a state of ours, and go on only if nobody wants us to end."""
+    await _publish(client, message, ANSWER_S)
+    _heed_cancellation()
+
+
+async def _publish(client: aiomqtt.Client, message: Message, answer_s: float) -> None:
     """Publish under the message's topic as it stands, and with QoS 1 wait for the acknowledgement.
 
     Raises:
         ValueError: MQTT can't say this topic, or JSON this payload.
     """
-    await _publish(client, message, ANSWER_S)
-    # Python 3.11's wait_for, in aiomqtt, loses a cancellation that comes together with the answer.
-    if (task := asyncio.current_task()) and task.cancelling():
-        raise asyncio.CancelledError
-
-
-async def _publish(client: aiomqtt.Client, message: Message, answer_s: float) -> None:
     payload = message.payload.encode() if isinstance(message.payload, str) else to_json(message.payload)
     await client.publish(message.topic, payload, message.qos, message.retain, _properties(message), timeout=answer_s)
+
+
+def _heed_cancellation() -> None:
+    """Python 3.11's wait_for, in aiomqtt, loses a cancellation that comes together with the answer."""
+    if (task := asyncio.current_task()) and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _properties(message: Message) -> Properties:

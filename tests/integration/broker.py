@@ -18,11 +18,14 @@ class Broker:
     Args:
         login: the user and password it insists on; None admits everybody.
         tls: speak TLS only, with a certificate for 127.0.0.1 signed by `ca`, a CA made for this broker.
+        asks: also insist on a client's certificate signed by `ca`, as `client` is, with its key in the same file.
     """
 
-    def __init__(self, folder: Path, login: tuple[str, str] | None = None, *, tls: bool = False) -> None:
+    def __init__(
+        self, folder: Path, login: tuple[str, str] | None = None, *, tls: bool = False, asks: bool = False
+    ) -> None:
         self.port = free_port()
-        self.ca = folder / "ca.pem"
+        self.ca, self.client = folder / "ca.pem", folder / "client.pem"
         self._config = folder / "mosquitto.conf"
         self._process: subprocess.Popen[bytes] | None = None
         lines = [f"listener {self.port} 127.0.0.1", "user root", "persistence false", "log_dest stderr"]
@@ -31,9 +34,11 @@ class Broker:
         else:
             run("mosquitto_passwd", "-b", "-c", str(folder / "passwords"), *login)
             lines.append(f"password_file {folder / 'passwords'}")
-        if tls:
+        if tls or asks:
             make_certificates(folder)
-            lines += [f"certfile {folder / 'server.pem'}", f"keyfile {folder / 'server.key'}"]
+            lines += [f"certfile {folder / 'server.pem'}", f"keyfile {folder / 'server.pem'}"]
+        if asks:
+            lines += [f"cafile {self.ca}", "require_certificate true"]
         self._config.write_text("\n".join(lines) + "\n")
 
     def __enter__(self) -> Self:
@@ -68,13 +73,15 @@ class Broker:
 
 
 def make_certificates(folder: Path) -> None:
-    """Write `ca.pem`, and `server.pem` with `server.key` for 127.0.0.1, signed by it."""
+    """Write `ca.pem`, and signed by it `server.pem`, for 127.0.0.1, and `client.pem`, each with its key in it."""
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
     ca, ca_key = str(folder / "ca.pem"), str(folder / "ca.key")
     run("openssl", "req", "-x509", *key, "-subj", "/CN=test CA", "-keyout", ca_key, "-out", ca)
-    server, server_key = str(folder / "server.pem"), str(folder / "server.key")
-    name = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE")
-    run("openssl", "req", "-x509", *key, *name, "-CA", ca, "-CAkey", ca_key, "-keyout", server_key, "-out", server)
+    for name, alternative in (("server", "IP:127.0.0.1"), ("client", "DNS:garage")):
+        both = str(folder / f"{name}.pem")
+        subject = ("-subj", f"/CN={name}", "-addext", f"subjectAltName={alternative}")
+        signed = ("-addext", "basicConstraints=CA:FALSE", "-CA", ca, "-CAkey", ca_key)
+        run("openssl", "req", "-x509", *key, *subject, *signed, "-keyout", both, "-out", both)
 
 
 def free_port() -> int:

@@ -1,121 +1,37 @@
-"""The MQTT sink against a real mosquitto, which is killed, comes back, and asks for passwords and certificates."""
+"""The MQTT sink against a real mosquitto, which hangs, is killed, and comes back."""
 
 import asyncio
 import contextlib
-import gc
-import json
 import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiomqtt
+import paho.mqtt.client as paho
 import pytest
 
 from streamer.core import Message, Site
 from streamer.errors import CommandError
 from streamer.outbox import Outbox
-from streamer.sinks import base, mqtt
+from streamer.sinks import mqtt
 from tests.integration.broker import Broker, free_port
+from tests.integration.mqttline import (
+    ALARM,
+    EVENTS,
+    PATIENCE_S,
+    STATUS,
+    Relay,
+    alarm,
+    event,
+    running,
+    subscriber,
+    until,
+)
 
-GARAGE = Site("garage")
-PATIENCE_S = 10.0       # far above anything these wait for: no test's verdict depends on time
-STATUS = "streamer/garage/status"
-EVENTS = "streamer/garage/mic/event"
-ALARM = "streamer/garage/mic/alarm/state"
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    broker = Broker(tmp_path)
-    yield broker
-    broker.stop()
-
-
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "FIRST_WAIT_S", 0.05)
-    monkeypatch.setattr(base, "LONGEST_WAIT_S", 0.1)
-
-
-@pytest.fixture(autouse=True)
-def no_noise(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Neither asyncio nor the client library complains, not even about what is left behind."""
-    yield
-    gc.collect()
-    assert capfd.readouterr().err == ""
-    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == []
-
-
-class Subscriber:
-    """What a client of the broker sees: every message in order, and the newest payload of each topic."""
-
-    def __init__(self, client: aiomqtt.Client) -> None:
-        self.seen: list[tuple[str, str]] = []
-        self.newest: dict[str, str] = {}
-        self._client = client
-
-    async def until(self, is_done: Callable[["Subscriber"], bool]) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while not is_done(self):
-                message = await anext(aiter(self._client.messages))
-                payload = bytes(message.payload).decode()
-                self.seen.append((str(message.topic), payload))
-                self.newest[str(message.topic)] = payload
-
-    async def status(self, value: str) -> None:
-        await self.until(lambda s: s.newest.get(STATUS) == value)
-
-    def events(self) -> list[Any]:
-        return [json.loads(payload) for topic, payload in self.seen if topic == EVENTS]
-
-
-@contextlib.asynccontextmanager
-async def subscriber(broker: Broker) -> AsyncIterator[Subscriber]:
-    """A client that watches everything; it leaves with the broker, if need be."""
-    client = aiomqtt.Client("127.0.0.1", broker.port)
-    await client.__aenter__()
-    await client.subscribe("#", qos=1)
-    try:
-        yield Subscriber(client)
-    finally:
-        with contextlib.suppress(aiomqtt.MqttError):
-            await client.publish("bye")     # takes a lost connection's error out, or asyncio complains
-        with contextlib.suppress(aiomqtt.MqttError):
-            await client.__aexit__(None, None, None)
-
-
-@contextlib.asynccontextmanager
-async def running(
-    outbox: Outbox, site: Site = GARAGE, **config: Any
-) -> AsyncIterator[tuple[mqtt.Mqtt, asyncio.Task[None]]]:
-    """The sink at work; at the end it is cancelled if it still works."""
-    sink = mqtt.build(mqtt.Config.model_validate({"host": "127.0.0.1", **config}), site)
-    assert isinstance(sink, mqtt.Mqtt)
-    task = asyncio.create_task(sink.run(outbox))
-    try:
-        yield sink, task
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        assert task.cancelled() or task.exception() is None
-
-
-async def until(is_done: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not is_done():  # noqa: ASYNC110  a sink says nothing when it changes
-            await asyncio.sleep(0.005)
-
-
-def event(number: int) -> Message:
-    return Message("mic/event", {"id": number, "label": "Schrei ä", "replayed": False})
-
-
-def alarm(value: str) -> Message:
-    return Message("mic/alarm/state", {"state": value}, retain=True)
+pytestmark = pytest.mark.usefixtures("hasty", "no_noise")
 
 
 @pytest.mark.parametrize("protocol", ["3.1.1", "5"])
@@ -145,6 +61,41 @@ def test_messages_arrive_and_closing_says_offline(broker: Broker, protocol: str)
     asyncio.run(scenario())
 
 
+def test_mqtt_5_says_what_a_payload_is_and_how_long_it_matters(broker: Broker) -> None:
+    said: dict[str, Any] = {}
+    far = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    far.on_connect = lambda client, *_: client.subscribe("#", 1)
+    far.on_message = lambda client, data, message: said.update({f"{message.topic} {message.payload.decode()}": message})
+
+    async def scenario() -> None:
+        outbox = Outbox()
+        async with running(outbox, port=broker.port, protocol="5") as (sink, _):
+            await until(lambda: sink.connected)
+            outbox.put(alarm("ON"))
+            outbox.put(Message("mic/event", {"id": 1}))
+            outbox.put(Message("mic/level", {"rms_dbfs": -40}, qos=0))
+            outbox.close()
+            await until(lambda: {f"{STATUS} online", f"{STATUS} offline"} <= said.keys() and len(said) == 5)
+
+    broker.start()
+    far.connect("127.0.0.1", broker.port)
+    far.loop_start()
+    asyncio.run(scenario())
+    far.disconnect()
+    far.loop_stop()
+    assert {key.removeprefix("streamer/garage/"): message.properties.json() for key, message in said.items()} == {
+        "status online": {"PayloadFormatIndicator": 1, "ContentType": "text/plain"},
+        "status offline": {"PayloadFormatIndicator": 1, "ContentType": "text/plain"},
+        'mic/alarm/state {"state":"ON"}': {"PayloadFormatIndicator": 1, "ContentType": "application/json"},
+        'mic/event {"id":1}': {
+            "PayloadFormatIndicator": 1, "ContentType": "application/json", "MessageExpiryInterval": 7 * 86_400,
+        },
+        'mic/level {"rms_dbfs":-40}': {
+            "PayloadFormatIndicator": 1, "ContentType": "application/json", "MessageExpiryInterval": 60,
+        },
+    }
+
+
 def test_being_cancelled_says_offline_too(broker: Broker) -> None:
     async def scenario() -> None:
         async with subscriber(broker) as far:
@@ -156,32 +107,19 @@ def test_being_cancelled_says_offline_too(broker: Broker) -> None:
     asyncio.run(scenario())
 
 
-def test_a_client_that_vanishes_is_offline_by_its_will(broker: Broker) -> None:
-    """A relay between the two is cut, as a pulled cable does it: no DISCONNECT reaches the broker."""
-
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+def test_a_client_that_vanishes_is_offline_by_its_will(broker: Broker, protocol: str) -> None:
     async def scenario() -> None:
-        pipes: list[asyncio.StreamWriter] = []
-
-        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", broker.port)
-            pipes.extend((writer, far_writer))
-
-            async def copy(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
-                with contextlib.suppress(OSError):
-                    while data := await source.read(4096):
-                        to.write(data)
-
-            await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
-
-        server = await asyncio.start_server(relay, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        async with subscriber(broker) as far, running(Outbox(), port=port) as (sink, _):
+        async with (
+            subscriber(broker) as far,
+            Relay(broker) as relay,
+            running(Outbox(), port=relay.port, protocol=protocol) as (sink, _),
+        ):
             await far.status("online")
-            server.close()
-            for pipe in pipes:
-                pipe.transport.abort()
+            relay.cut()
             await far.status("offline")
-            await until(lambda: not sink.connected)
+            await far.status("online")
+            await until(lambda: sink.reconnects == 1)
 
     broker.start()
     asyncio.run(scenario())
@@ -275,100 +213,6 @@ def test_an_idle_sink_notices_that_its_broker_died(broker: Broker, caplog: pytes
     asyncio.run(scenario())
     assert "connection lost" in caplog.messages[0]
     assert "check that no other client has the id 'streamer-garage'" in caplog.messages[0]
-
-
-def complaint(caplog: pytest.LogCaptureFixture, port: int, **config: Any) -> str:
-    """The first thing the sink has to say about a connection it can't make, less the broker's name."""
-
-    async def scenario() -> None:
-        outbox = Outbox()
-        outbox.put(event(1))
-        async with running(outbox, port=port, **config) as (sink, _):
-            await until(lambda: caplog.messages)
-            assert (sink.connected, outbox.pending) == (False, 1)
-
-    asyncio.run(scenario())
-    name = f"MQTT broker {config.get('host', '127.0.0.1')}:{port}: "
-    assert caplog.messages[0].startswith(name)
-    return caplog.messages[0].removeprefix(name)
-
-
-@pytest.mark.parametrize(
-    ("config", "sentence"),
-    [
-        ({"username": "me", "password": "wrong"}, "refused user 'me' ([code:135] Not authorized)"),
-        ({"username": "me", "password": "wrong", "protocol": "5"}, "refused user 'me' ([code:135] Not authorized)"),
-        ({}, "refused a client without username ([code:135] Not authorized)"),
-    ],
-)
-def test_a_wrong_password_is_said_to_be_wrong(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, config: dict[str, Any], sentence: str
-) -> None:
-    with Broker(tmp_path, ("me", "secret")) as broker:
-        assert complaint(caplog, broker.port, **config) == f"{sentence}; check username and password"
-
-
-@pytest.mark.parametrize("as_file", [False, True])
-def test_the_right_password_opens(tmp_path: Path, *, as_file: bool) -> None:
-    async def scenario(port: int) -> None:
-        file = tmp_path / "password"
-        file.write_text("secret\n")
-        password = {"password_file": str(file)} if as_file else {"password": "secret"}
-        async with running(Outbox(), port=port, username="me", **password) as (sink, _):
-            await until(lambda: sink.connected)
-
-    with Broker(tmp_path, ("me", "secret")) as broker:
-        asyncio.run(scenario(broker.port))
-
-
-# A socket whose handshake failed is closed by its end of life only: ssl's way, in paho.
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning")
-def test_tls_with_the_right_ca_connects_and_with_any_other_does_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def scenario(port: int, ca: Path) -> None:
-        async with running(Outbox(), port=port, tls={"ca": str(ca)}) as (sink, _):
-            await until(lambda: sink.connected)
-
-    (tmp_path / "other").mkdir()
-    other = Broker(tmp_path / "other", tls=True).ca
-    with Broker(tmp_path, tls=True) as broker:
-        asyncio.run(scenario(broker.port, broker.ca))
-        caplog.clear()
-        assert complaint(caplog, broker.port, tls={"ca": str(other)}).endswith(f"; trusted is tls.ca '{other}'")
-        assert "its certificate isn't trusted (" in caplog.messages[0]
-        caplog.clear()
-        assert complaint(caplog, broker.port, tls={}).endswith("; trusted is the system's CAs; tls.ca names another")
-        caplog.clear()
-        assert "certificate isn't trusted (Hostname mismatch" in complaint(
-            caplog, broker.port, host="localhost", tls={"ca": str(broker.ca)}
-        )
-
-
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning")
-def test_tls_to_a_plain_port_and_plain_to_a_tls_port(
-    broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    broker.start()
-    assert "check that this is its TLS port" in complaint(caplog, broker.port, tls={})
-    caplog.clear()
-    (tmp_path / "tls").mkdir()
-    with Broker(tmp_path / "tls", tls=True) as other:
-        sentence = "closed the connection instead of answering; if this is its TLS port, set tls"
-        assert complaint(caplog, other.port) == sentence
-
-
-def test_a_broker_that_says_nothing(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mqtt, "ANSWER_S", 0.5)
-    with socket.create_server(("127.0.0.1", free_port())) as mute:
-        sentence = "no answer to MQTT within 0.5 s; if this is its TLS port, set tls"
-        assert complaint(caplog, mute.getsockname()[1]) == sentence
-
-
-def test_a_host_nobody_knows(caplog: pytest.LogCaptureFixture) -> None:
-    sentence = complaint(caplog, 1883, host="no-such-host.invalid")
-    assert sentence.startswith("no such host (")
-    assert sentence.endswith("check host, and this machine's name service")
 
 
 def test_cancelled_at_any_moment_of_connecting_it_leaves_quietly(broker: Broker) -> None:

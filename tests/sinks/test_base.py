@@ -76,6 +76,24 @@ def test_what_works_for_a_moment_only_is_no_end_of_the_outage(clock: Clock, capl
     assert caplog.messages == ["up", "down", "down"]
 
 
+def test_two_who_throw_each_other_out_wait_long_and_keep_quiet(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each works for as long as the other waits, for ever."""
+
+    async def scenario() -> None:
+        retry = Retry(logging.getLogger("test"))
+        while clock.now < REMIND_S:
+            retry.succeeded("up")
+            clock.now += LONGEST_WAIT_S
+            await retry.failed("down")
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(scenario())
+    assert all(wait >= LONGEST_WAIT_S / 2 for wait in clock.waits[8:])
+    assert caplog.messages == ["up", "down"]
+
+
 def test_json_is_compact_utf8_on_one_line() -> None:
     assert to_json({"a": 1, "ä": "x\ny"}) == '{"a":1,"ä":"x\\ny"}'.encode()
 
