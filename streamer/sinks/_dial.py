@@ -71,6 +71,8 @@ async def _connect(addresses: Sequence[Address]) -> socket.socket:
 
 async def _connect_one(connection: socket.socket, address: tuple[Any, ...]) -> socket.socket:
     connection.setblocking(False)
+    # Else a small message waits for TCP's acknowledgement of the one before it, which its receiver delays by 40 ms.
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         async with asyncio.timeout(CONNECT_S):
             await asyncio.get_running_loop().sock_connect(connection, address)

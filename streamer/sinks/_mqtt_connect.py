@@ -129,11 +129,13 @@ def _notices_a_hang_up(client: aiomqtt.Client) -> None:
     """Let a connection that is closed before the CONNACK fail at once; aiomqtt would wait until its time-out."""
 
     def disconnected(*arguments: Any) -> None:
-        connected = client._connected  # noqa: SLF001
-        if not connected.done():
-            connected.set_exception(HungUp())
-            connected.exception()   # seen, or asyncio complains where the attempt was cancelled
+        if not client._connected.done():  # noqa: SLF001
+            client._connected.set_exception(HungUp())  # noqa: SLF001
         client._on_disconnect(*arguments)  # noqa: SLF001
+        # Seen, or asyncio complains: aiomqtt forgets a loss that follows on the CONNACK; an attempt may be cancelled.
+        for future in (client._connected, client._disconnected):  # noqa: SLF001
+            if future.done() and not future.cancelled():
+                future.exception()
 
     client._client.on_disconnect = disconnected  # noqa: SLF001
 

@@ -93,6 +93,24 @@ def retained(port: int, topic: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def test_what_a_crash_left_on_the_broker_is_put_right(tmp_path):
+    scene = write_scene(tmp_path / "scene.wav", 60.0, ((0.5, 50.0),))
+    quiet = write_scene(tmp_path / "quiet.wav", 60.0, ())
+    with Broker(tmp_path) as broker, Subscriber(broker.port) as heard:
+        config = FILE.format(path=scene, realtime="true", port=broker.port)
+        removed = '  old_alarm: {type: threshold, labels: ["Smoke detector, smoke alarm"]}\nsinks:'
+        with Daemon(config.replace("sinks:", removed), tmp_path) as daemon:
+            for rule in ("smoke_alarm", "old_alarm"):
+                heard.wait(f"{rule} ON", lambda topic, payload, rule=rule: f"/{rule}/" in topic and '"ON"' in payload)
+            daemon.process.kill()
+            at = heard.wait_for("streamer/garage/status", "offline")
+        with Daemon(config.replace(str(scene), str(quiet)), tmp_path) as daemon:
+            heard.wait_for("streamer/garage/room/old_alarm/state", "(null)", after=at)
+            heard.wait_for("streamer/garage/room/old_alarm/threshold/state", "(null)", after=at)
+            assert daemon.stop()[0] == 0
+        assert '"OFF"' in retained(broker.port, "streamer/garage/room/smoke_alarm/state")
+
+
 def test_file_gives_the_same_events_through_detect_and_through_run(tmp_path):
     scene = write_scene(tmp_path / "scene.wav", 36.0, ((3.2, 7.0), (24.0, 27.5)))
     with Broker(tmp_path) as broker:
