@@ -104,6 +104,12 @@ def test_resync_brings_every_state_again_and_drops_readings() -> None:
     assert drain(outbox) == [state("online"), state("OFF", "mic/alarm/state")]
 
 
+def test_it_knows_every_state_that_was_ever_put_and_nothing_else() -> None:
+    outbox = filled(state("online"), event(1), reading("-40"))
+    drain(outbox)
+    assert [outbox.knows(topic) for topic in ("mic/status", "mic/event", "mic/level")] == [True, False, False]
+
+
 def test_a_full_outbox_drops_the_oldest_event_and_counts() -> None:
     outbox = filled(*(event(n) for n in range(5)), max_events=3)
     assert (outbox.dropped, outbox.pending) == (2, 3)

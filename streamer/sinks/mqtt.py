@@ -221,7 +221,7 @@ async def _publish(client: aiomqtt.Client, message: Message, answer_s: float) ->
 
 
 def _heed_cancellation() -> None:
-    """Python 3.11's wait_for, in aiomqtt, loses a cancellation that comes together with the answer."""
+    """Raise the cancellation that Python 3.11's wait_for, in aiomqtt, loses when the answer comes together with it."""
     if (task := asyncio.current_task()) and task.cancelling():
         raise asyncio.CancelledError
 

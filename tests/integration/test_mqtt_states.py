@@ -136,7 +136,7 @@ def test_two_with_one_id_calm_down_lose_nothing_and_leave_the_other_online(
                     (first if number % 2 else second).put(event(number))
                     await asyncio.sleep(0.03)
                 await until(lambda: older.reconnects + newer.reconnects > 3)
-                assert older.reconnects + newer.reconnects < 16     # 0.05 s, 0.1 s, 0.2 s, …
+                assert older.reconnects + newer.reconnects < 20     # 0.05 s, 0.1 s, 0.2 s, …; hundreds in a tight loop
                 await until(lambda: not first.pending)
             await until(lambda: newer.connected and not second.pending)
             await far.until(lambda s: {e["id"] for e in s.events()} == set(range(60)))
@@ -144,8 +144,8 @@ def test_two_with_one_id_calm_down_lose_nothing_and_leave_the_other_online(
 
     broker.start()
     asyncio.run(scenario())
-    lost = lines(caplog, "check that no other client has the id 'streamer-garage'")
-    assert 1 <= len(lost) == len(caplog.messages) <= 4      # the same words at most once for each of the two
+    assert lines(caplog, "check that no other client has the id 'streamer-garage'")
+    assert all(caplog.messages.count(sentence) <= 2 for sentence in caplog.messages)    # once for each of the two
 
 
 def test_mqtt_5_names_the_reason(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
