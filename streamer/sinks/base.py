@@ -43,14 +43,17 @@ class Retry:
         self._log = log
         self._failures = 0                      # in a row, not counting successes shorter than STABLE_S
         self._works_since: float | None = None
+        self._is_news = True                    # that it works: nothing was said yet, or last that it doesn't
         self._refusals: list[float] = []        # when orders were refused lately, and that was said
         self._said: dict[str, float] = {}       # sentence -> when it was logged last
 
     def succeeded(self, sentence: str) -> None:
-        """Note that it works; the first time and after a failure, `sentence` is logged."""
+        """Note that it works; the first time, and after a failure that was logged, so is `sentence`."""
         if self._works_since is None:
             self._works_since = time.monotonic()
-            self._say(logging.INFO, sentence)
+            if self._is_news:
+                self._log.info("%s", sentence)
+            self._is_news = False
 
     async def failed(self, sentence: str) -> None:
         """Log `sentence`, unless it was lately, and wait until it makes sense to try again."""
@@ -58,7 +61,7 @@ class Retry:
             self._failures = 0
             self._said.clear()
         self._works_since = None
-        self._say(logging.WARNING, sentence)
+        self._is_news |= self._say(logging.WARNING, sentence)
         longest = min(FIRST_WAIT_S * 2**min(self._failures, 16), LONGEST_WAIT_S)
         self._failures += 1
         # Jitter: a house full of nodes must not knock in step when the broker is back.
@@ -76,11 +79,14 @@ class Retry:
         """Say, unless lately, that `message` can never be delivered."""
         self._say(logging.ERROR, f"a message for '{message.topic}' can't be said ({error}) and is dropped; report this")
 
-    def _say(self, level: int, sentence: str) -> None:
+    def _say(self, level: int, sentence: str) -> bool:
+        """Log `sentence`, unless it was lately; return whether it was now."""
         now = time.monotonic()
-        if now - self._said.get(sentence, -REMIND_S) >= REMIND_S:
-            self._said[sentence] = now
-            self._log.log(level, "%s", sentence)
+        if now - self._said.get(sentence, -REMIND_S) < REMIND_S:
+            return False
+        self._said[sentence] = now
+        self._log.log(level, "%s", sentence)
+        return True
 
 
 def read_secret(file: Path, key: str) -> bytes:

@@ -73,7 +73,7 @@ def test_what_works_for_a_moment_only_is_no_end_of_the_outage(clock: Clock, capl
         asyncio.run(scenario())
     assert clock.waits[14] >= LONGEST_WAIT_S / 2
     assert clock.waits[15] <= 0.5
-    assert caplog.messages == ["up", "down", "down"]
+    assert caplog.messages == ["up", "down", "up", "down"]
 
 
 def test_two_who_throw_each_other_out_wait_long_and_keep_quiet(
@@ -91,7 +91,7 @@ def test_two_who_throw_each_other_out_wait_long_and_keep_quiet(
     with caplog.at_level(logging.INFO):
         asyncio.run(scenario())
     assert all(wait >= LONGEST_WAIT_S / 2 for wait in clock.waits[8:])
-    assert caplog.messages == ["up", "down"]
+    assert caplog.messages == ["up", "down", "up"]
 
 
 def test_json_is_compact_utf8_on_one_line() -> None:
