@@ -19,6 +19,7 @@ from streamer.line import build_line
 from streamer.orders import Orders
 from streamer.outbox import Outbox
 from streamer.reporter import status_message
+from streamer.rules.base import Tunable
 from streamer.stats import Stats
 from streamer.supervisor import Supervisor
 
@@ -53,8 +54,7 @@ class App:
         self._keeps_backend = False
         self._supervisors = {name: self._supervisor(name) for name in settings.streams}
         self.orders = Orders(settings, self._supervisors, self._put)
-        streams = tuple(StreamRules(name, supervisor.line.rules) for name, supervisor in self._supervisors.items())
-        site = Site(settings.node, streams, self.orders.take)
+        site = Site(settings.node, tuple(map(self._rules_of, settings.streams)), self.orders.take)
         self._sinks = {name: edges.build_sink(config, site) for name, config in settings.sinks.items()}
         self._outboxes = {name: Outbox() for name in self._sinks}
         self._failure: BaseException | None = None
@@ -65,6 +65,11 @@ class App:
         zeros_s = getattr(options.source, "zeros_s", None)
         source = edges.build_source(options.source)
         return Supervisor(line, source, zeros_s=zeros_s, late=options.late, put=self._put, stats=self.stats)
+
+    def _rules_of(self, name: str) -> StreamRules:
+        rules = self.settings.rules_of(name).items()
+        tunable = frozenset(rule for rule, config in rules if isinstance(config, Tunable))
+        return StreamRules(name, self._supervisors[name].line.rules, tunable)
 
     def stop(self, reason: Reason = Reason.STOP, *, keep_backend: bool = False) -> None:
         """Let `run` come to its end; events that are open end for `reason`, and the model may be left to another."""
