@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from streamer import app, config, edges, supervisor
-from streamer.core import Reason
+from streamer.core import Reason, StreamRules
 from streamer.errors import BackendError, CommandError, SourceError
 from tests.fakes import FakeBackend, FakeSource, loudness, spec_of
 
@@ -75,6 +75,15 @@ async def running(made):
     finally:  # also after a failure: its engine's thread would spoil the tests that follow
         made.stop()
         await task
+
+
+def test_sinks_are_told_of_streams_rules_and_thresholds(monkeypatch):
+    told = []
+    monkeypatch.setattr(edges, "build_backend", lambda _: FakeBackend(spec_of("Noise"), lambda _: [0]))
+    monkeypatch.setattr(edges, "build_sink", lambda _, site: told.append(site))
+    app.App(config.parse(SETTINGS, "test", edges.edge_config))
+    noise = ({"noise": ("Noise",)}, frozenset({"noise"}))
+    assert told[0].streams == (StreamRules("room", *noise), StreamRules("hall", *noise))
 
 
 def test_ends_by_itself_when_every_source_has_ended(daemon):
