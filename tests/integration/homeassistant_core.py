@@ -1,6 +1,6 @@
 """Home Assistant's core with its MQTT integration, in the Python where it is installed; obeys lines on stdin.
 
-In: `PORT` of the broker and a folder as arguments, then one JSON request a line. Out: one JSON answer a line.
+In: the broker's port and a folder as arguments, then one JSON request a line. Out: an answer a line; a log on stderr.
 Requests: {"states": null}; {"check": payload}: what its schemas say of a discovery payload; {"press": [domain, service,
 data]}: calls a service; {"automate": [automation, …]}: sets them up; {"calls": null}: what these did.
 """
@@ -8,6 +8,7 @@ data]}: calls a service; {"automate": [automation, …]}: sets them up; {"calls"
 import asyncio
 import importlib
 import json
+import logging
 import socket
 import sys
 from typing import Any
@@ -99,4 +100,5 @@ async def main(port: int, folder: str) -> None:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(name)s %(levelname)s %(message)s")
     asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
