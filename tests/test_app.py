@@ -21,6 +21,7 @@ rules:
   noise: {type: threshold, labels: [Noise]}
 sinks:
   all: {type: jsonl, path: "-"}
+outbox: {path: null}
 """
 NOISE = np.random.default_rng(0).normal(0, 0.3, 16000).astype(np.float32)
 
