@@ -1,4 +1,4 @@
-"""What outlives the daemon: events that no broker has taken, the end of those it was killed in, orders it shall keep."""
+"""What outlives the daemon: undelivered events, the end of those it was killed in, orders it shall keep."""
 
 import json
 import signal
