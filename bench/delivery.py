@@ -2,12 +2,12 @@
 
     python bench/delivery.py [--quick] [--seed N]
 
-Loss: a child process puts numbered events of two streams into an outbox on disk, which the MQTT sink delivers to a real
-mosquitto. Broker and child are killed (-9) at random moments and started anew. A subscriber notes what arrives. An event
-that was put but not yet on the disk when the child died is put again by the next one, as a daemon that goes on listening
-cannot; it tells them by the number of rows ever written, so one that was written and then lost is not put again.
-So that what is measured is ours: the publisher is let to a new broker only once the subscriber is there, as the broker
-itself forgets whom it serves when killed. Patience between two connects is 0.2 s, so that all outages fit in two minutes.
+Loss: a child process puts numbered events of two streams into an outbox on disk, which the MQTT sink delivers to a
+real mosquitto. Broker and child are killed (-9) at random moments and started anew. A subscriber notes what arrives. An
+event that was put but not yet on the disk when the child died is put again by the next one, as a daemon that goes on
+listening cannot; it tells them by the number of rows ever written, so one that was written and then lost is not put
+again. So that what is measured is ours, the publisher is let to a new broker only once the subscriber is there: a
+broker that is killed forgets whom it serves. Patience between two connects is 0.2 s: all outages fit in two minutes.
 
 Cost: events a second, and milliseconds from put to acknowledgement at 50 events a second, for the outbox in memory and
 on disk, beside the client library (aiomqtt) publishing one message after the other, in turn in one run. The floor under
@@ -31,6 +31,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import aiomqtt
@@ -208,7 +209,7 @@ def verdict(heard, n_events):
     per_stream = defaultdict(list)
     for number in first:
         per_stream[number % len(STREAMS)].append(number)
-    disorder = sum(b < a for numbers in per_stream.values() for a, b in zip(numbers, numbers[1:], strict=False))
+    disorder = sum(b < a for numbers in per_stream.values() for a, b in pairwise(numbers))
     return len(lost), disorder, len(heard) - len(first)
 
 
@@ -246,7 +247,7 @@ async def ours(port, n, pause_s, path=None):
         box.ack = acknowledged
         sink = mqtt.build(mqtt.Config(host="127.0.0.1", port=port), Site("bench"))
         delivering = asyncio.create_task(sink.run(box))
-        while not sink.connected:
+        while not sink.connected:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         began = time.perf_counter()
@@ -256,7 +257,7 @@ async def ours(port, n, pause_s, path=None):
             box.put(message)
             if pause_s:
                 await asyncio.sleep(pause_s)
-        while box.pending:
+        while box.pending:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         total = time.perf_counter() - began
         box.close()
