@@ -21,6 +21,7 @@ rules:
   noise: {type: threshold, labels: [Noise]}
 sinks:
   all: {type: jsonl, path: "-"}
+outbox: {path: null}
 """
 NOISE = np.random.default_rng(0).normal(0, 0.3, 16000).astype(np.float32)
 
@@ -47,14 +48,14 @@ class Collector:
 def daemon(monkeypatch):
     """Build an App over the given sources and back end; returns it with its sink."""
 
-    def build(room, hall=None, backend=None):
+    def build(room, hall=None, backend=None, settings=SETTINGS):
         sources = iter((room, hall or FakeSource(NOISE[:1600])))
         sink = Collector()
         model = backend or FakeBackend(spec_of("Noise", window_frames=50), lambda window: [8 * loudness(window) + 2])
         monkeypatch.setattr(edges, "build_backend", lambda _: model)
         monkeypatch.setattr(edges, "build_source", lambda _: next(sources))
         monkeypatch.setattr(edges, "build_sink", lambda *_: sink)
-        made = app.App(config.parse(SETTINGS, "test", edges.edge_config))
+        made = app.App(config.parse(settings, "test", edges.edge_config))
         return made, sink
 
     return build
@@ -265,3 +266,22 @@ def test_a_threshold_is_set_while_running(daemon):
 
     asyncio.run(run())
     assert sink.of("room/noise/threshold/state") == ["0.6", "1"]
+
+
+def test_events_wait_on_disk_for_a_sink_that_left_until_it_is_back(daemon, tmp_path, monkeypatch, caplog):
+    on_disk = SETTINGS.replace("path: null", f"path: {tmp_path / 'outbox'}")
+    silence = np.zeros(1600, np.float32)
+    monkeypatch.setattr(app, "STOP_S", 0.2)
+
+    def live(room, settings=on_disk, run=None):
+        made, sink = daemon(FakeSource(room), FakeSource(silence), settings=settings)
+        monkeypatch.setattr(sink, "run", run or sink.run)
+        asyncio.run(made.run())
+        return [(event["event_type"], event["replayed"]) for event in sink.of("room/event")]
+
+    live(NOISE, run=lambda _: asyncio.Event().wait())  # takes nothing
+    assert live(silence, on_disk.replace("  all:", "  other:")) == []
+    said = "2 events wait for sink 'all', which the configuration doesn't name any more; they are kept"
+    assert said in caplog.messages
+    assert live(silence) == [("start", True), ("end", True)]
+    assert live(silence) == []
