@@ -1,7 +1,7 @@
 """What Home Assistant itself says of our discovery: its schemas, and its core beside a real broker.
 
-Opt-in, since it is 600 MB: name a Python that has it (see SKIPPED). Other than its name says it is not a matter of
-schemas alone: entities appear, go on and off, vanish; the handbook's automations do what it promises.
+Opt-in, since it is 600 MB: name a Python that has it, as SKIPPED says. Beyond the schemas: entities appear, go on and
+off, vanish, and the handbook's automations do what it promises.
 """
 
 import json
