@@ -7,7 +7,9 @@ outboxes drain with a deadline, sinks say offline. Thread: the event loop, but w
 import asyncio
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 from streamer import edges
 from streamer.backends.base import Backend
@@ -15,10 +17,13 @@ from streamer.config import Settings
 from streamer.core import Message, Reason, Scores, SegmentEnd, Site, Status, StreamRules
 from streamer.engine import Engine
 from streamer.errors import BackendError
+from streamer.journal import Journal, default_path
+from streamer.journal_file import Found
 from streamer.line import build_line
 from streamer.orders import Orders
 from streamer.outbox import Outbox
-from streamer.reporter import status_message
+from streamer.reporter import interrupted, status_message
+from streamer.rules.base import Tunable
 from streamer.stats import Stats
 from streamer.supervisor import Supervisor
 
@@ -26,7 +31,7 @@ log = logging.getLogger(__name__)
 BROKEN_S = 15.0  # a sink with a mistake of ours in it: rarely enough to keep the log readable
 STATS_S = 30.0
 STUCK_S = 120.0  # the largest batch of the largest model takes half a minute on a slow CPU
-STOP_S = 4.5  # from a signal to the end; service managers and people are promised 5 s
+STOP_S = 4.1  # from a signal to the end of the sinks; service managers and people are promised 5 s for it all
 LAST_WORD_S = 1.5  # of it: for sinks that were cut off to say `offline`
 RELEASE_S = 1.0  # of it: for sources to let go of their devices
 
@@ -52,12 +57,24 @@ class App:
         self._reason = Reason.STOP
         self._keeps_backend = False
         self._supervisors = {name: self._supervisor(name) for name in settings.streams}
-        self.orders = Orders(settings, self._supervisors, self._put)
-        streams = tuple(StreamRules(name, supervisor.line.rules) for name, supervisor in self._supervisors.items())
-        site = Site(settings.node, streams, self.orders.take)
+        self._journal = self._make_journal()
+        keep = self._journal.keep if self._journal and settings.keep_thresholds else None
+        self.orders = Orders(settings, self._supervisors, self._put, keep)
+        site = Site(settings.node, tuple(map(self._rules_of, settings.streams)), self.orders.take)
         self._sinks = {name: edges.build_sink(config, site) for name, config in settings.sinks.items()}
-        self._outboxes = {name: Outbox() for name in self._sinks}
+        self._outboxes = {name: self._outbox(name) for name in self._sinks}
         self._failure: BaseException | None = None
+
+    def _make_journal(self) -> Journal | None:
+        path = self.settings.outbox.path
+        if path is None:
+            return None
+        place = default_path(self.settings.node) if path == "auto" else Path(path).expanduser()
+        return Journal(place, self._adopt, self._wake)
+
+    def _outbox(self, sink: str) -> Outbox:
+        options = self.settings.outbox
+        return Outbox(options.max_events, max_bytes=round(options.max_mb * 1e6), sink=sink, journal=self._journal)
 
     def _supervisor(self, name: str) -> Supervisor:
         options = self.settings.streams[name]
@@ -65,6 +82,11 @@ class App:
         zeros_s = getattr(options.source, "zeros_s", None)
         source = edges.build_source(options.source)
         return Supervisor(line, source, zeros_s=zeros_s, late=options.late, put=self._put, stats=self.stats)
+
+    def _rules_of(self, name: str) -> StreamRules:
+        rules = self.settings.rules_of(name).items()
+        tunable = frozenset(rule for rule, config in rules if isinstance(config, Tunable))
+        return StreamRules(name, self._supervisors[name].line.rules, tunable)
 
     def stop(self, reason: Reason = Reason.STOP, *, keep_backend: bool = False) -> None:
         """Let `run` come to its end; events that are open end for `reason`, and the model may be left to another."""
@@ -77,8 +99,14 @@ class App:
         Raises:
             BackendError: the model broke.
         """
-        loop = asyncio.get_running_loop()
         self._announce()
+        async with self._journal or nullcontext():
+            await self._work()
+        if self._failure:
+            raise BackendError(f"stopped by a fault: {self._failure}") from self._failure
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
 
         def deliver(output: Scores | SegmentEnd) -> None:  # in the engine's thread
             loop.call_soon_threadsafe(self._on_output, output)
@@ -101,8 +129,6 @@ class App:
             await self._shut_down(engine, sources, sinks)
             for task in helpers:
                 task.cancel()
-        if self._failure:
-            raise BackendError(f"stopped by a fault: {self._failure}") from self._failure
 
     # -- what comes in -------------------------------------------------------------------------------------------
 
@@ -128,6 +154,22 @@ class App:
     def _put(self, message: Message) -> None:
         for outbox in self._outboxes.values():
             outbox.put(message)
+
+    def _adopt(self, found: Found) -> None:
+        """Go on where an earlier life left off: deliver what it could not, end what it left open."""
+        for sink, entries in found.waiting.items():
+            if sink in self._outboxes:
+                self._outboxes[sink].adopt(entries)
+            else:
+                said = "%d events wait for sink '%s', which the configuration doesn't name any more; they are kept"
+                log.warning(said, len(entries), sink)
+        for start in found.open:
+            self._put(interrupted(start))
+        self.orders.obey_again(found.kept)
+
+    def _wake(self) -> None:
+        for outbox in self._outboxes.values():
+            outbox.wake()
 
     def _announce(self) -> None:
         """States as they are now, over whatever an earlier life left retained."""
@@ -210,6 +252,7 @@ class App:
             busy_s = engine.busy_s
             self.stats.gauge("pending_events", sum(outbox.pending for outbox in self._outboxes.values()))
             self.stats.gauge("dropped_events", self._n_dropped())
+            self.stats.gauge("events_on_disk", int(self._journal is not None and not self._journal.is_failing))
             self.stats.gauge("reconnects", sum(getattr(sink, "reconnects", 0) for sink in self._sinks.values()))
             self.stats.gauge("overflows", sum(supervisor.source.overflows for supervisor in self._supervisors.values()))
             self._put(Message("stats", self.stats.snapshot(), qos=0))

@@ -87,6 +87,16 @@ class ScoresConfig(_Strict):
     every_s: Annotated[float, Field(ge=0.1)] = 5.0
 
 
+class OutboxConfig(_Strict):
+    """Where events wait until they are delivered, and how many of them for each sink: the oldest are dropped then."""
+
+    path: str | None = Field(
+        default="auto", min_length=1, description="an SQLite file; auto: in the state folder; null: in memory"
+    )
+    max_events: Annotated[int, Field(ge=1)] = 10_000
+    max_mb: Annotated[float, Field(gt=0, description="millions of bytes of JSON")] = 16.0
+
+
 class StreamConfig(_Strict):
     """One source's line.
 
@@ -117,16 +127,21 @@ class StreamConfig(_Strict):
 
 
 class Settings(_Strict):
-    """A whole, valid configuration."""
+    """A whole, valid configuration.
+
+    `keep_thresholds` keeps those that were set over MQTT when the daemon starts anew.
+    """
 
     node: Name
     model: ModelConfig = ModelConfig()
     streams: Annotated[dict[Name, StreamConfig], Field(min_length=1)]
     rules: dict[Name, SerializeAsAny[BaseModel]] = {}
     sinks: dict[Name, SerializeAsAny[BaseModel]] = {}
+    outbox: OutboxConfig = OutboxConfig()
+    keep_thresholds: bool = False
     _document: Document | None = PrivateAttr(None)
 
-    @field_validator("model", "rules", "sinks", mode="before")
+    @field_validator("model", "rules", "sinks", "outbox", mode="before")
     @classmethod
     def _allow_empty(cls, section: object) -> object:
         return {} if section is None else section
@@ -186,6 +201,7 @@ def parse(text: str, name: str, edge_config: EdgeConfig, spec_of: SpecOf | None 
     shape = validated(Settings, check.document.data, check.document, ())
     check.backend()
     check.secrets()
+    check.keeping()
     rules = {path[-1]: check.edge("rule", path) for path in check.entries("rules")}
     sinks = {path[-1]: check.edge("sink", path) for path in check.entries("sinks")}
     sources = {path[-1]: check.edge("source", (*path, "source")) for path in check.entries("streams")}
@@ -245,6 +261,11 @@ class _Check:
             if path[-1] == "password" and beside.get("username") is not None and "password_file" not in beside:
                 said = f"the environment variable {variable} is not set, but 'username' is given"
                 self.document.add(path, f"{said}; set it, or remove 'username'")
+
+    def keeping(self) -> None:
+        """What outlives the process needs a file."""
+        if self.document.data.get("keep_thresholds") is True and self.document.at(("outbox",)).get("path", "") is None:
+            self.document.add(("keep_thresholds",), "needs a file to keep them in; set outbox.path, or false here")
 
     def changes(self, rules: Mapping[Any, BaseModel | None], stream: KeyPath) -> None:
         """A stream's own options of rules must be valid together with the rest of the rule."""

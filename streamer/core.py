@@ -149,11 +149,13 @@ class StreamInfo:
 class StreamRules:
     """A stream and its rules, as a sink announces them: `rules` gives each rule's labels, by its name.
 
-    Of a rule that watches other rules the labels are theirs; of one that hears anything there are none.
+    Of a rule that watches other rules the labels are theirs; of one that hears anything there are none. `tunable` are
+    those whose threshold can be set: rules that listen to the sound, not to other rules.
     """
 
     stream_id: str
     rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tunable: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

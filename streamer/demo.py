@@ -18,7 +18,7 @@ from amqtt.broker import Broker
 from amqtt.contexts import BrokerConfig
 
 from models.train.alarms import smoke_alarm
-from streamer.config import Settings, StreamConfig
+from streamer.config import OutboxConfig, Settings, StreamConfig
 from streamer.core import Samples
 from streamer.daemon import serve
 from streamer.sinks import mqtt
@@ -60,7 +60,8 @@ async def demo(settings: Settings, seconds: float) -> None:
         subscriber = asyncio.create_task(_subscribe(port, heard), name="subscriber")
         stream = StreamConfig(source=file.Config(path=path))
         sink = mqtt.Config(host="127.0.0.1", port=port)
-        scene_only = {"node": "demo", "streams": {"scene": stream}, "sinks": {"mqtt": sink}}
+        outbox = OutboxConfig(path=str(Path(folder) / "outbox.sqlite"))
+        scene_only = {"node": "demo", "streams": {"scene": stream}, "sinks": {"mqtt": sink}, "outbox": outbox}
         print(f"demo: a smoke alarm at {', '.join(f'{start} s' for start, _ in ALARMS_S if start < seconds)}"
               f" in {seconds:g} s of room noise, in real time; MQTT broker on 127.0.0.1:{port}", flush=True)
         await serve(settings.model_copy(update=scene_only))

@@ -9,6 +9,7 @@
     ├── BackendError           the model can't run
     │   └── BackendTimeout     it did not answer in time
     ├── SinkError              a receiver of events can't take them
+    ├── DatabaseError          an SQLite file is not ours to use
     └── CommandError           an order from outside that can't be obeyed
 
 A broken checkpoint raises `models.errors.CheckpointError`; the command line treats it as a `ConfigError`.
@@ -58,6 +59,10 @@ class BackendTimeout(BackendError):
 
 class SinkError(StreamerError):
     """A receiver of events can't take them."""
+
+
+class DatabaseError(StreamerError):
+    """An SQLite file is not ours to use."""
 
 
 class CommandError(StreamerError):

@@ -4,7 +4,8 @@ In: a topic under `<base>/<node>/` and its text. Out: messages that say what is 
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
@@ -13,6 +14,7 @@ from streamer import edges
 from streamer.config import Settings
 from streamer.core import Message
 from streamer.errors import CommandError
+from streamer.journal_file import Order
 from streamer.rules.base import Tunable
 from streamer.supervisor import Supervisor
 
@@ -44,6 +46,7 @@ class Orders:
         settings: what runs.
         supervisors: of each stream.
         put: takes the messages that an order brings about.
+        keep: takes orders that shall be obeyed after a restart too; None: none shall.
     """
 
     def __init__(
@@ -51,10 +54,12 @@ class Orders:
         settings: Settings,
         supervisors: Mapping[str, Supervisor],
         put: Callable[[Message], None],
+        keep: Callable[[Order], None] | None = None,
     ) -> None:
         self._settings = settings
         self._supervisors = supervisors
         self._put = put
+        self._keep = keep
         self._rules = {name: supervisor.line.rules for name, supervisor in supervisors.items()}
 
     def states(self) -> Iterator[Message]:
@@ -73,6 +78,20 @@ class Orders:
         """
         self._obey(parse(topic, text, self._rules), topic)
         log.info("ordered: %s %s", topic, text)
+
+    def obey_again(self, orders: Iterable[Order]) -> None:
+        """Obey what an earlier life was ordered to keep, unless the configuration was changed since."""
+        for order in orders:
+            with suppress(CommandError):    # that stream or rule is gone
+                command = parse(order.topic, order.text, self._rules)
+                if self._keep and order.instead_of == self._configured(command):
+                    self._obey(command, order.topic)
+                    log.info("ordered before the restart: %s %s", order.topic, order.text)
+
+    def _configured(self, command: Command) -> str:
+        """The threshold that the configuration gives, in words."""
+        config = self._settings.rules_of(command.stream_id)[command.rule]
+        return str(config.onset_threshold) if isinstance(config, Tunable) else ""
 
     def _obey(self, order: Command, topic: str) -> None:
         supervisor = self._supervisors[order.stream_id]
@@ -98,6 +117,8 @@ class Orders:
         for message in line.reporter.replace(order.rule, rule):
             self._put(message)
         self._put(_threshold(order.stream_id, order.rule, order.value))
+        if self._keep:
+            self._keep(Order(topic, str(order.value), self._configured(order)))
 
 
 def _threshold(stream: str, rule: str, value: float) -> Message:

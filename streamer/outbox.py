@@ -1,14 +1,20 @@
-"""What waits for one sink: messages in, in the order they should leave; in memory.
+"""What waits for one sink: messages in, in the order they should leave.
 
-In: `put`, by whoever has something to say. Out: `get` and `ack`, by one sink. Event loop only.
+In: `put`, by whoever has something to say. Out: `get` and `ack`, by one sink. Event loop only. With a journal each
+event is on disk before it is given out, and leaves the disk when it was acknowledged.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from streamer.core import Message
+from streamer.journal import Journal
+from streamer.journal_file import Entry, to_text
+
+MAX_EVENTS = 10_000
+MAX_BYTES = 16_000_000
 
 
 def is_event(message: Message) -> bool:
@@ -17,18 +23,30 @@ def is_event(message: Message) -> bool:
 
 
 class Outbox:
-    """Messages for one sink: states leave first, then events, then readings.
+    """Messages for the sink of that name: states leave first, then events, then readings.
 
-    Events are kept until acknowledged; over `max_events` the oldest that isn't being delivered is dropped and counted
-    in `dropped`. Of a state or reading only the newest value of each topic is kept, so those need no other bound.
+    Events are kept until acknowledged; over `max_events` or `max_bytes` (of JSON) the oldest that isn't being delivered
+    is dropped and counted in `dropped`. Of a state or reading only the newest value of each topic is kept, so those
+    need no other bound.
     """
 
-    def __init__(self, max_events: int = 10_000) -> None:
+    def __init__(
+        self,
+        max_events: int = MAX_EVENTS,
+        *,
+        max_bytes: int = MAX_BYTES,
+        sink: str = "",
+        journal: Journal | None = None,
+    ) -> None:
         self.dropped = 0
         self._max_events = max_events
-        self._events: deque[Message] = deque()          # waiting, oldest first
+        self._max_bytes = max_bytes
+        self._sink = sink
+        self._journal = journal
+        self._bytes = 0                                 # of all events below
+        self._events: deque[Entry] = deque()            # waiting, oldest first
         self._replays = 0                               # so many of them, the first, were there at the last resync
-        self._given: deque[Message] = deque()           # got and not acknowledged: older than any that waits
+        self._given: deque[Entry] = deque()             # got and not acknowledged: older than any that waits
         self._states: dict[str, Message] = {}           # newest value of every state topic there ever was
         self._due: dict[str, Message] = {}              # those of them to deliver
         self._readings: dict[str, Message] = {}
@@ -45,17 +63,34 @@ class Outbox:
         if message.retain:
             self._states[message.topic] = self._due[message.topic] = message
         elif is_event(message):
-            self._events.append(message)
-            if self.pending > self._max_events:
-                self._take()
-                self.dropped += 1
+            self._put_event(Entry(self._sink, message, to_text(message.payload), may_leave=True))
         else:
             self._readings[message.topic] = message
+        self.wake()
+
+    def _put_event(self, entry: Entry) -> None:
+        self._events.append(entry)
+        self._bytes += entry.size
+        if self._journal:
+            self._journal.put(entry)
+        while self._events and (self.pending > self._max_events or self._bytes > self._max_bytes):
+            self._forget(self._take())
+            self.dropped += 1
+
+    def adopt(self, entries: Sequence[Entry]) -> None:
+        """Take events that an earlier life of this sink left, oldest first: they come before all others."""
+        self._events.extendleft(reversed(entries))
+        self._bytes += sum(entry.size for entry in entries)
+        self._replays += len(entries)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let `get` look again: there is something new, or what waited for the disk may leave."""
         self._changed.set()
 
     async def get(self) -> Message | None:
         """Wait for the next message to deliver; None once the outbox is closed and has none left to give."""
-        while (message := self._next()) is None and not self._is_closed:
+        while (message := self._next()) is None and (self._events or not self._is_closed):
             self._changed.clear()
             await self._changed.wait()
         return message
@@ -63,8 +98,9 @@ class Outbox:
     def ack(self, message: Message) -> None:
         """Forget an event that was got since the last `resync` and delivered; other messages need none."""
         for i, given in enumerate(self._given):
-            if given is message:
+            if given.message is message:
                 del self._given[i]
+                self._forget(given)
                 return
 
     def knows(self, topic: str) -> bool:
@@ -82,29 +118,34 @@ class Outbox:
         self._replays = len(self._events)   # marked as they leave: ten thousand at once would hold up the loop
         self._due = dict(self._states)
         self._readings.clear()
-        self._changed.set()
+        self.wake()
 
     def close(self) -> None:
         """Say that no more will be put: `get` gives what is left, then None."""
         self._is_closed = True
-        self._changed.set()
+        self.wake()
 
     def _next(self) -> Message | None:
         if self._due:
             return self._due.pop(next(iter(self._due)))
-        if self._events:
+        if self._events and self._events[0].may_leave:
             self._given.append(self._take())
-            return self._given[-1]
+            return self._given[-1].message
         if self._readings:
             return self._readings.pop(next(iter(self._readings)))
         return None
 
-    def _take(self) -> Message:
-        event = self._events.popleft()
-        if not self._replays:
-            return event
-        self._replays -= 1
-        return _replayed(event)
+    def _take(self) -> Entry:
+        entry = self._events.popleft()
+        if self._replays:
+            self._replays -= 1
+            entry.message = _replayed(entry.message)
+        return entry
+
+    def _forget(self, entry: Entry) -> None:
+        self._bytes -= entry.size
+        if self._journal:
+            self._journal.forget(entry)
 
 
 def _replayed(event: Message) -> Message:

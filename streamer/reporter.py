@@ -4,6 +4,7 @@ In: `Scores` and `SegmentEnd` in order. Out: messages with topics relative to `<
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from graphlib import TopologicalSorter
 
@@ -171,6 +172,13 @@ class Reporter:
 def status_message(stream_id: str, status: Status) -> Message:
     """A stream's retained status."""
     return Message(f"{stream_id}/status", status.value, retain=True)
+
+
+def interrupted(start: Message) -> Message:
+    """The end of an event whose start a crash left without one: when it ended, nobody heard."""
+    assert isinstance(start.payload, Mapping)
+    changes = {"event_type": Phase.END.value, "end_reason": Reason.INTERRUPTED.value, "latency_ms": None, "seq": 0}
+    return replace(start, payload={**start.payload, **changes})
 
 
 def level_message(stream_id: str, level: Level) -> Message:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from streamer import app, config, edges, supervisor
-from streamer.core import Reason
+from streamer.core import Reason, StreamRules
 from streamer.errors import BackendError, CommandError, SourceError
 from tests.fakes import FakeBackend, FakeSource, loudness, spec_of
 
@@ -21,6 +21,7 @@ rules:
   noise: {type: threshold, labels: [Noise]}
 sinks:
   all: {type: jsonl, path: "-"}
+outbox: {path: null}
 """
 NOISE = np.random.default_rng(0).normal(0, 0.3, 16000).astype(np.float32)
 
@@ -47,14 +48,14 @@ class Collector:
 def daemon(monkeypatch):
     """Build an App over the given sources and back end; returns it with its sink."""
 
-    def build(room, hall=None, backend=None):
+    def build(room, hall=None, backend=None, settings=SETTINGS):
         sources = iter((room, hall or FakeSource(NOISE[:1600])))
         sink = Collector()
         model = backend or FakeBackend(spec_of("Noise", window_frames=50), lambda window: [8 * loudness(window) + 2])
         monkeypatch.setattr(edges, "build_backend", lambda _: model)
         monkeypatch.setattr(edges, "build_source", lambda _: next(sources))
         monkeypatch.setattr(edges, "build_sink", lambda *_: sink)
-        made = app.App(config.parse(SETTINGS, "test", edges.edge_config))
+        made = app.App(config.parse(settings, "test", edges.edge_config))
         return made, sink
 
     return build
@@ -75,6 +76,15 @@ async def running(made):
     finally:  # also after a failure: its engine's thread would spoil the tests that follow
         made.stop()
         await task
+
+
+def test_sinks_are_told_of_streams_rules_and_thresholds(monkeypatch):
+    told = []
+    monkeypatch.setattr(edges, "build_backend", lambda _: FakeBackend(spec_of("Noise"), lambda _: [0]))
+    monkeypatch.setattr(edges, "build_sink", lambda _, site: told.append(site))
+    app.App(config.parse(SETTINGS, "test", edges.edge_config))
+    noise = ({"noise": ("Noise",)}, frozenset({"noise"}))
+    assert told[0].streams == (StreamRules("room", *noise), StreamRules("hall", *noise))
 
 
 def test_ends_by_itself_when_every_source_has_ended(daemon):
@@ -256,3 +266,22 @@ def test_a_threshold_is_set_while_running(daemon):
 
     asyncio.run(run())
     assert sink.of("room/noise/threshold/state") == ["0.6", "1"]
+
+
+def test_events_wait_on_disk_for_a_sink_that_left_until_it_is_back(daemon, tmp_path, monkeypatch, caplog):
+    on_disk = SETTINGS.replace("path: null", f"path: {tmp_path / 'outbox'}")
+    silence = np.zeros(1600, np.float32)
+    monkeypatch.setattr(app, "STOP_S", 0.2)
+
+    def live(room, settings=on_disk, run=None):
+        made, sink = daemon(FakeSource(room), FakeSource(silence), settings=settings)
+        monkeypatch.setattr(sink, "run", run or sink.run)
+        asyncio.run(made.run())
+        return [(event["event_type"], event["replayed"]) for event in sink.of("room/event")]
+
+    live(NOISE, run=lambda _: asyncio.Event().wait())  # takes nothing
+    assert live(silence, on_disk.replace("  all:", "  other:")) == []
+    said = "2 events wait for sink 'all', which the configuration doesn't name any more; they are kept"
+    assert said in caplog.messages
+    assert live(silence) == [("start", True), ("end", True)]
+    assert live(silence) == []

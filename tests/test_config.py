@@ -84,7 +84,7 @@ def mistakes_of(text: str) -> list[str]:
     return list(caught.value.mistakes)
 
 
-TOP_KEYS = "known: model, node, rules, sinks, streams"
+TOP_KEYS = "known: keep_thresholds, model, node, outbox, rules, sinks, streams"
 STREAM_KEYS = "known: gate_dbfs, hop_s, late, rules, scores, source"
 SOURCES = "known: file, microphone, stdin"
 RULE_KEYS = "known: labels, offset_threshold, onset_threshold, type"
@@ -512,7 +512,7 @@ def test_schema_tells_the_edges_apart_by_type() -> None:
     sources = [option["$ref"] for option in stream["source"]["oneOf"]]
     assert sources == ["#/$defs/File", "#/$defs/Microphone", "#/$defs/Stdin"]
     assert stream["source"]["discriminator"]["propertyName"] == "type"
-    assert set(document["properties"]) == {"node", "model", "streams", "rules", "sinks"}
+    assert set(document["properties"]) == {"node", "model", "streams", "rules", "sinks", "outbox", "keep_thresholds"}
     assert set(document["required"]) == {"node", "streams"}
     assert document["additionalProperties"] is False
     assert document["$defs"]["Threshold"]["required"] == ["labels"]

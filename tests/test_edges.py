@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from streamer import config, edges
@@ -109,7 +110,7 @@ def test_the_default_configuration_has_a_rule_for_each_starter_label(monkeypatch
 
 def test_the_schema_of_all_edges_accepts_the_default_configurations_keys() -> None:
     document = config.schema(edges.edge_configs())
-    assert set(document["properties"]) == {"node", "model", "streams", "rules", "sinks"}
+    assert set(document["properties"]) == set(yaml.safe_load((ROOT / "config.yaml").read_text()))
 
 
 def test_a_webhook_that_would_go_out_unsigned_for_want_of_its_secret_is_a_mistake(

@@ -28,6 +28,9 @@ LAYERS = (
     ("streamer.stream", "streamer.reporter"),
     ("streamer.sources", "streamer.backends", "streamer.rules", "streamer.sinks"),
     ("streamer.audio", "streamer.config", "streamer.stats", "streamer.outbox"),
+    ("streamer.journal",),
+    ("streamer.journal_file",),
+    ("streamer.database",),
     ("streamer.mistakes",),
     ("streamer.document",),
     ("streamer.core",),
@@ -64,13 +67,16 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "amqtt": (("streamer.demo",), ()),
     "asyncio": (
         (
-            "streamer.app", "streamer.supervisor", "streamer.outbox", "streamer.sinks", "streamer.daemon",
-            "streamer.demo", "streamer.cli",
+            "streamer.app", "streamer.supervisor", "streamer.outbox", "streamer.journal", "streamer.sinks",
+            "streamer.daemon", "streamer.demo", "streamer.cli",
         ),
         (),
     ),
     "threading": (
-        ("streamer.daemon", "streamer.engine", "streamer.sources", "streamer.sinks._dial", "streamer.stats"),
+        (
+            "streamer.daemon", "streamer.engine", "streamer.sources", "streamer.sinks._dial", "streamer.stats",
+            "streamer.journal_file",
+        ),
         (),
     ),
 }

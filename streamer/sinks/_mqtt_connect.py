@@ -86,7 +86,7 @@ def why_lost(error: Exception, client_id: str) -> str:
             "give one of the two another node or client_id"
         )
     return (
-        f"connection lost ({cause}); events wait in memory. "
+        f"connection lost ({cause}); events wait. "
         f"If this goes on, check that no other client has the id '{client_id}'"
     )
 

@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,19 +19,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from streamer.core import Message, Site
+from streamer.database import BUSY_S, FAULTS, Kind, explain, open_database
 from streamer.errors import SinkError
 from streamer.outbox import Outbox, is_event
 from streamer.sinks.base import Retry, Sink, to_json
 
 log = logging.getLogger(__name__)
 
-VERSION = 1             # of the table, as the file's user_version
 BATCH = 200             # events a transaction: after an outage ten thousand wait, and each costs the disk a wait
-BUSY_S = 5.0            # for a backup or a person at the sqlite3 prompt to let go
-BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 TABLE = """
-CREATE TABLE IF NOT EXISTS events (
+CREATE TABLE events (
     id TEXT PRIMARY KEY,
     node TEXT NOT NULL,
     stream TEXT NOT NULL,
@@ -45,8 +43,9 @@ CREATE TABLE IF NOT EXISTS events (
     score_peak REAL,
     payload TEXT NOT NULL       -- the newest message of the event, as JSON
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS events_by_onset ON events (onset);
+CREATE INDEX events_by_onset ON events (onset);
 """
+HISTORY = Kind(TABLE, version=1, application_id=0)
 COLUMNS = (
     "id", "node", "stream", "rule", "label", "event_type", "onset", "offset", "duration_s", "end_reason", "score_peak",
 )  # fmt: skip
@@ -128,65 +127,12 @@ def write(path: Path, rows: Sequence[tuple[Any, ...]], keep_days: float | None) 
         SinkError: it can't be done now; the sentence says why. A broken file has been set aside.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(_open(path)) as database, database:
+        with closing(open_database(path, HISTORY)) as database, database:
             database.executemany(PUT, rows)
             if keep_days is not None:
                 database.execute("DELETE FROM events WHERE onset < ?", (_iso(time.time() - 86_400 * keep_days),))
-    except OSError as error:
-        raise SinkError(f"{error.strerror}; check its folder and permissions") from error
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in BROKEN:
-            raise SinkError(f"the file is broken ({error}); {_set_aside(path)}") from error
-        raise SinkError(_why(error)) from error
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=BUSY_S)
-    try:
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        _check_owner(version, tables)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")  # acknowledged is on the disk, also when the power fails
-        if not version:
-            database.executescript(f"BEGIN; {TABLE} PRAGMA user_version = {VERSION}; COMMIT;")
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-def _check_owner(version: int, tables: int) -> None:
-    if version > VERSION or (tables and not version):
-        whose = "a newer streamer" if version else "another program"
-        raise SinkError(f"the file belongs to {whose}; give another path")
-
-
-def _why(error: sqlite3.Error) -> str:
-    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
-        case sqlite3.SQLITE_FULL:
-            return "the disk is full; make room on it"
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return "another program holds the file; close it there"
-        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN:
-            return f"it can't be written ({error}); check its folder and permissions"
-        case sqlite3.SQLITE_IOERR:
-            return f"the disk fails ({error}); check it, and the room on it"
-    return f"{error}; check the file"
-
-
-def _set_aside(path: Path) -> str:
-    """Rename the file and what SQLite keeps beside it; say so."""
-    aside = path.with_name(f"{path.name}.broken-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
-    try:
-        path.rename(aside)
-        for ending in ("-wal", "-shm"):
-            with suppress(FileNotFoundError):
-                Path(f"{path}{ending}").rename(f"{aside}{ending}")
-    except OSError as error:
-        return f"and can't be set aside: {error.strerror}; move it away"
-    return f"it is now {aside.name}, and a new one is begun"
+    except FAULTS as error:
+        raise SinkError(explain(path, error)) from error
 
 
 # -- what is read of it --------------------------------------------------------------------------------------------

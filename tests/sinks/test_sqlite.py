@@ -15,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from streamer.core import Message, Site
+from streamer.database import Kind
 from streamer.errors import SinkError
 from streamer.outbox import Outbox
 from streamer.sinks import base, sqlite
@@ -200,16 +201,16 @@ def test_a_file_of_another_program_is_left_alone(tmp_path: Path, caplog: pytest.
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "db"
     keep(path, event("start", id="0"))
-    opened = sqlite._open
+    opened = sqlite.open_database
     full = [True]
 
-    def cramped(path: Path) -> sqlite3.Connection:
-        database = opened(path)
+    def cramped(path: Path, kind: Kind) -> sqlite3.Connection:
+        database = opened(path, kind)
         if full:
             database.execute("PRAGMA max_page_count = 1")   # as good as a full disk, to SQLite
         return database
 
-    monkeypatch.setattr(sqlite, "_open", cramped)
+    monkeypatch.setattr(sqlite, "open_database", cramped)
     outbox = Outbox()
     for n in range(1, 200):
         outbox.put(event("start", id=str(n), rule="x" * 500))
