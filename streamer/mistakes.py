@@ -53,10 +53,11 @@ SHOWN_CHARS = 60  # of a value, in a sentence
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """`a, b, c`, and the one that `name` was probably meant to be."""
-    return (", ".join(known) or "none") + _closest(name, known)
+    return (", ".join(known) or "none") + closest(name, known)
 
 
-def _closest(name: str, known: Sequence[str]) -> str:
+def closest(name: str, known: Sequence[str]) -> str:
+    """The one of `known` that `name` was probably meant to be, as the end of a sentence; else nothing."""
     close = [key for key in known if name and key.startswith(name)] or get_close_matches(name, known, n=1)
     return f". Did you mean '{close[0]}'?" if close else ""
 
@@ -97,7 +98,7 @@ def misfits(spec: ModelSpec, document: Document, default_hop_s: float) -> None:
         for index, label in enumerate(labels if isinstance(labels, list) else []):
             at = (*path, "labels", index)
             if isinstance(label, str) and label not in spec.labels:  # the model may know hundreds
-                hint = f"run 'streamer labels' for the list{_closest(label, spec.labels)}"
+                hint = f"run 'streamer labels' for the list{closest(label, spec.labels)}"
                 document.add(at, f"unknown label '{document.written.get(at, label)}'; {hint}")
     for path in streams:
         hop_s = document.at(path).get("hop_s", default_hop_s)
@@ -182,7 +183,7 @@ def _given(value: Any, written: str | None) -> str:
 def _hint(allowed: Collection[str], value: Any, written: str, is_secret: bool) -> str:
     """How to write the value so that YAML reads it as it was meant."""
     if choices := re.findall(r"'([^']*)'", " ".join(allowed)):
-        return _closest(str(value), choices)
+        return closest(str(value), choices)
     if "text" in allowed and isinstance(value, bool | int | float):
         return f"; write {'it in quotes' if is_secret else json.dumps(written)}"
     if "a list" in allowed and isinstance(value, str):
