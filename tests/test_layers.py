@@ -28,6 +28,7 @@ LAYERS = (
     ("streamer.stream", "streamer.reporter"),
     ("streamer.sources", "streamer.backends", "streamer.rules", "streamer.sinks"),
     ("streamer.audio", "streamer.config", "streamer.stats", "streamer.outbox"),
+    ("streamer.references",),
     ("streamer.mistakes",),
     ("streamer.document",),
     ("streamer.core",),

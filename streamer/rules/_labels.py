@@ -5,13 +5,13 @@ A group's score is that of its highest label, its own among them where the model
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from streamer.core import Samples
+from streamer.references import circle
 
 Groups = Mapping[str, Sequence[str]]
 Threshold = Annotated[float, Field(gt=0, lt=1)]
@@ -118,15 +118,6 @@ def within(names: Iterable[str], groups: Groups) -> tuple[str, ...]:
     for name in names:
         visit(name)
     return tuple(found)
-
-
-def circle(groups: Groups) -> tuple[str, ...]:
-    """Groups that lie in each other, the first one again at the end; none where all is well."""
-    try:
-        TopologicalSorter(groups).prepare()
-    except CycleError as error:
-        return tuple(reversed(error.args[1]))
-    return ()
 
 
 def strangers(
