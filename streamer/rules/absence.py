@@ -56,7 +56,7 @@ class Rule:
         """Take note of what the watched rule heard; return the end or start which that, or its want, brings."""
         told = [ended for event in heard if event.rule in self.watches for ended in self._take(event)]
         if self._heard is None or self._heard.phase != Phase.END:
-            self.why = ""
+            self.why = self.why if told else ""
             return told
         score = float(scores.scores[self._heard.label])
         if self._open:

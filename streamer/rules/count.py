@@ -50,7 +50,7 @@ class Rule:
         self._sample_rate = info.sample_rate
         self._within = round(config.within_s * info.sample_rate)
         self._new_id = new_id
-        self._begun: deque[Event] = deque(maxlen=config.n)  # starts; each is counted towards one event
+        self._begun: deque[Event] = deque(maxlen=config.n)  # newest news of each that counts
         self._is_on = False  # whether the watched event goes on
         self._sounded_to = 0  # offset of the last watched event, or its onset
         self._open: Event | None = None
@@ -60,7 +60,7 @@ class Rule:
         news = [event for event in heard if event.rule in self.watches]
         told = [started for event in news if (started := self._take(event))]
         n = sum(event.onset > scores.end - self._within for event in self._begun)
-        self.why = f"{self.config.rule} began {n} times in {self.config.within_s:g} s" if news or self._open else ""
+        self.why = f"{self.config.rule}: {n} of {self.config.n} within {self.config.within_s:g} s" if news or self._open else ""
         if told:
             self.why += f": started, at {told[0].onset / self._sample_rate:.2f} s"
         if self._open and not self._is_on and 2 * n < self.config.n:
@@ -83,6 +83,8 @@ class Rule:
         self._sounded_to = event.onset if event.offset is None else event.offset
         if event.phase == Phase.START:
             self._begun.append(event)
+        elif self._begun:
+            self._begun[-1] = event
         if self._open:
             peak = max(self._open.peak_score, event.peak_score)
             self._open = replace(self._open, score=event.score, peak_score=peak)

@@ -5,13 +5,14 @@ windows, so one that fills a single hop scores four times, and its end is the st
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
 import numpy as np
 
-from streamer.core import Event, Level, Phase, Scores, StreamInfo
+from streamer.core import Event, Level, Phase, Reason, Scores, StreamInfo
 from streamer.rules.threshold import Config, Rule, build
 
 HOP = 100  # samples, 1 s
@@ -71,3 +72,46 @@ def when(events: list[Event], n_hops: int) -> str:
 def check(scores: str, spoke: str, events: str, **options: Any) -> None:
     found = play(rule(**options), scores)
     assert (when(found, len(scores)), said(found)) == (spoke, events)
+
+
+# -- rules that watch others -------------------------------------------------------------------------------------------
+
+
+def follow(rule: Any, sound: str = "", **watched: str) -> list[Event]:
+    """What a rule makes of the events of others: `[` one begins with this hop, `]` it ended before it.
+
+    In `sound`, `0` is a hop of one constant value, and after an `x` the source is lost, and opened again.
+    """
+    return [event for told, _ in _followed(rule, sound, watched) for event in told]
+
+
+def reasons_of(rule: Any, sound: str = "", **watched: str) -> list[str]:
+    """What the rule has to say of each hop."""
+    return [why for _, why in _followed(rule, sound, watched)]
+
+
+def _followed(rule: Any, sound: str, watched: dict[str, str]) -> Iterator[tuple[list[Event], str]]:
+    open_events: dict[str, Event] = {}
+    for hop, kind in enumerate(sound or "." * len(next(iter(watched.values())))):
+        at = (hop + 1) * HOP
+        heard = [event for name, row in watched.items() if (event := _event(name, row[hop], hop, open_events))]
+        scores = np.full(len(LABELS), 0.1, np.float32)
+        told = rule.update(Scores("mic", at - WINDOW, at, HOP, scores, Level(-30.0, -10.0, 0, kind == "0")), heard)
+        if kind == "x":
+            lost = {"phase": Phase.END, "at": at, "offset": at, "end_reason": Reason.SOURCE_LOST}
+            told = told + rule.flush(at, Reason.SOURCE_LOST, [replace(one, **lost) for one in open_events.values()])
+            open_events.clear()
+        yield told, rule.why
+
+
+def _event(name: str, mark: str, hop: int, open_events: dict[str, Event]) -> Event | None:
+    at = (hop + 1) * HOP
+    if mark == "[":
+        label = LABELS.index({"glass": "Siren", "steps": "Growling"}.get(name, "Bark"))
+        event = Event(f"{name}{hop}", "mic", name, label, Phase.START, at, at - HOP, None, 0.7, 0.7, -20.0)
+        open_events[name] = event
+        return event
+    if mark == "]":
+        begun = open_events.pop(name)
+        return replace(begun, phase=Phase.END, at=at, offset=at - HOP, score=0.2, peak_score=0.9, end_reason=Reason.QUIET)
+    return None
