@@ -60,7 +60,8 @@ class Rule:
         news = [event for event in heard if event.rule in self.watches]
         told = [started for event in news if (started := self._take(event))]
         n = sum(event.onset > scores.end - self._within for event in self._begun)
-        self.why = f"{self.config.rule}: {n} of {self.config.n} within {self.config.within_s:g} s" if news or self._open else ""
+        so_far = f"{self.config.rule}: {n} of {self.config.n} within {self.config.within_s:g} s"
+        self.why = so_far if news or self._open else ""
         if told:
             self.why += f": started, at {told[0].onset / self._sample_rate:.2f} s"
         if self._open and not self._is_on and 2 * n < self.config.n:

@@ -113,5 +113,6 @@ def _event(name: str, mark: str, hop: int, open_events: dict[str, Event]) -> Eve
         return event
     if mark == "]":
         begun = open_events.pop(name)
-        return replace(begun, phase=Phase.END, at=at, offset=at - HOP, score=0.2, peak_score=0.9, end_reason=Reason.QUIET)
+        ended = {"phase": Phase.END, "at": at, "offset": at - HOP, "end_reason": Reason.QUIET}
+        return replace(begun, score=0.2, peak_score=0.9, **ended)
     return None
