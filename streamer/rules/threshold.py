@@ -73,10 +73,7 @@ class Config(BaseModel):
         if self.min_windows > self.of_windows:
             yield f"min_windows {self.min_windows} is more than of_windows {self.of_windows}; raise of_windows"
         if self.max_duration_s and self.max_duration_s < self.min_duration_s:
-            yield (
-                f"max_duration_s {self.max_duration_s:g} is less than min_duration_s {self.min_duration_s:g}; "
-                "no event could last so long"
-            )
+            yield f"max_duration_s {self.max_duration_s:g} is under min_duration_s {self.min_duration_s:g}; raise it"
 
     def thresholds_of(self, name: str) -> tuple[float, float]:
         """Onset and offset threshold of a label or group."""
