@@ -226,28 +226,24 @@ class Rule:
 
     def _maybe_tell(self, window: _Heard, barred: str) -> list[Event]:
         """Tell the withheld event's start once it lasted long enough for what an end would say of it."""
-        event, sound, scores = self._withheld, window.sound, window.scores
-        assert event is not None
+        sound, scores, level = window.sound, window.scores, window.scores.level.rms_dbfs
+        assert self._withheld is not None
+        peak = max(sound.score, self._withheld.peak_score)
+        event = replace(self._withheld, at=scores.end, score=sound.score, peak_score=peak, level_dbfs=level)
         lasted = max(0, self._last[0] - event.onset)
-        self._withheld = event = replace(
-            event,
-            at=scores.end,
-            score=sound.score,
-            peak_score=max(sound.score, event.peak_score),
-            level_dbfs=scores.level.rms_dbfs,
-        )
+        is_long = self._is_over and lasted >= self._min_duration
+        so_far = f"lasts {self._seconds(lasted)} of {self.config.min_duration_s:g} s (min_duration_s)"
+        self._withheld = None
         if self._has_left(scores.end):
-            self.why = f"not told: lasted {self._seconds(lasted)} < {self.config.min_duration_s:g} s (min_duration_s)"
-            self._withheld = None
-        elif barred:
-            self.why = f"{self._says(window)}: withheld, {barred}"
-        elif self._min_duration and not sound.is_instant and not (self._is_over and lasted >= self._min_duration):
-            so_far = f"{self._seconds(lasted)} of {self.config.min_duration_s:g} s (min_duration_s)"
-            self.why = f"{self._says(window)}: withheld since {self._seconds(event.onset)}, lasts {so_far}"
+            self.why = f"not told: {so_far}"
+        elif barred or not (is_long or sound.is_instant):
+            self.why = f"{self._says(window)}: withheld, {barred or so_far}"
+            self._withheld = event
         else:
+            reached = f" >= {sound.onset_threshold:g}" if sound.is_over_onset else ""
             how = "started at once (instant)" if sound.is_instant else "started"
-            self.why = f"{self._says(window)} >= {sound.onset_threshold:g}: {how}, at {self._seconds(event.onset)}"
-            self._open, self._withheld = event, None
+            self.why = f"{self._says(window)}{reached}: {how}, at {self._seconds(event.onset)}"
+            self._open = event
             return [event]
         return []
 

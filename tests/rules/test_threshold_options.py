@@ -259,15 +259,16 @@ def test_it_says_that_it_is_not_the_time() -> None:
 
 def test_it_says_what_is_withheld_and_what_became_of_it() -> None:
     assert reasons(["999999."], min_duration_s=2.0) == [
-        "Bark 0.90: withheld since 0.00 s, lasts 0.00 s of 2 s (min_duration_s)",
-        "Bark 0.90: withheld since 0.00 s, lasts 0.00 s of 2 s (min_duration_s)",
-        "Bark 0.90: withheld since 0.00 s, lasts 0.00 s of 2 s (min_duration_s)",
-        "Bark 0.90: withheld since 0.00 s, lasts 0.00 s of 2 s (min_duration_s)",
-        "Bark 0.90: withheld since 0.00 s, lasts 1.00 s of 2 s (min_duration_s)",
+        "Bark 0.90: withheld, lasts 0.00 s of 2 s (min_duration_s)",
+        "Bark 0.90: withheld, lasts 0.00 s of 2 s (min_duration_s)",
+        "Bark 0.90: withheld, lasts 0.00 s of 2 s (min_duration_s)",
+        "Bark 0.90: withheld, lasts 0.00 s of 2 s (min_duration_s)",
+        "Bark 0.90: withheld, lasts 1.00 s of 2 s (min_duration_s)",
         "Bark 0.90 >= 0.6: started, at 0.00 s",
         "ended, at 2.00 s: quiet",
     ]
-    assert reasons(["9999."], min_duration_s=2.0)[-1] == "not told: lasted 0.00 s < 2 s (min_duration_s)"
+    assert reasons(["999995"], min_duration_s=2.0)[-1] == "Bark 0.50: started, at 0.00 s"
+    assert reasons(["9999."], min_duration_s=2.0)[-1] == "not told: lasts 0.00 s of 2 s (min_duration_s)"
     withheld = reasons(rows(Bark="99", Television=".9"), min_duration_s=2.0, unless=["Television"])
     assert withheld[-1] == "Bark 0.90: withheld, Television 0.90 >= 0.5 (unless)"
 
