@@ -25,6 +25,16 @@ def reasons(scores: list[str], labels: tuple[str, ...] = ("Bark",), **options: A
     return said_why
 
 
+def broken_off(scores: str, at: int, **options: Any) -> str:
+    """What is told of scores, of which those from hop `at` on come after a break."""
+    one, events = rule(**options), []
+    for hop, window in enumerate(windows(scores)):
+        if hop == at:
+            events += one.flush(at * HOP, Reason.SOURCE_LOST)
+        events += one.update(window)
+    return said(events)
+
+
 # -- smoothing ---------------------------------------------------------------------------------------------------------
 
 
@@ -53,10 +63,7 @@ def test_the_mean_of_three_windows(scores: str, spoke: str, events: str) -> None
 
 
 def test_smoothing_begins_anew_after_the_end_of_sound() -> None:
-    one = rule(smooth_windows=3)
-    play(one, "999.")
-    one.flush(4 * HOP, Reason.SOURCE_LOST)
-    assert play(one, ".") == [], "two of these three windows were before the break"
+    assert broken_off("..99", at=3, smooth_windows=3) == "start@3", "a window before the break says nothing of it"
 
 
 def test_an_event_begins_no_earlier_than_the_last_one_ended_though_smoothing_looks_back() -> None:
@@ -96,9 +103,7 @@ def test_the_score_and_level_of_a_withheld_start_are_those_of_when_it_is_told() 
 
 
 def test_a_withheld_start_is_not_told_when_the_sound_ends() -> None:
-    one = rule(min_duration_s=2.0)
-    assert play(one, "..99999") + one.flush(7 * HOP, Reason.SOURCE_END) == []
-    assert play(one, ".......") == []
+    assert broken_off("..99999999", at=7, min_duration_s=2.0) == "", "what comes later is another stretch"
 
 
 def test_the_longest_duration_counts_from_the_onset_but_ends_nothing_that_was_not_told() -> None:
@@ -236,6 +241,18 @@ def test_all_that_lies_in_a_group_can_start_at_once() -> None:
 def test_what_starts_at_once_is_kept_from_starting_all_the_same() -> None:
     one = rule(("Bark",), instant=["Bark"], unless=["Television"])
     assert play(one, *rows(Bark="9", Television="9")) == []
+
+
+def test_what_is_withheld_stays_so_while_one_that_starts_at_once_is_kept_from_starting() -> None:
+    one = rule(("Bark", "Siren"), instant=["Siren"], unless=["Television"], min_duration_s=2.0)
+    events = play(one, *rows(Bark="..99999999..",
+                             Siren="....9.......",
+                             Television="....99......"))  # fmt: skip
+    assert (when(events, 12), said(events)) == (".......(..).", "start@2 end@2..6 quiet")
+
+
+def test_smoothing_takes_back_nothing_of_what_started_at_once() -> None:
+    check("..999999994...", "..(........)..", "start@2 end@2..6 quiet", instant=["Bark"], smooth_windows=5)
 
 
 # -- why ---------------------------------------------------------------------------------------------------------------
