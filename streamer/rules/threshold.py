@@ -170,10 +170,9 @@ class Rule:
             self._last = (max(window.offset, self._last[0]), scores.end)
         if self._open:
             return self._maybe_end(window)
-        barred = self._barred(window) if window.sound.is_over_onset or self._withheld else ""
-        if self._withheld is None or (window.sound.is_instant and not barred):
-            self._withheld = self._begun(window, barred)
-        return self._maybe_tell(window, barred) if self._withheld else []
+        begun = self._begun(window) if self._withheld is None or window.sound.is_instant else None
+        self._withheld = begun or self._withheld
+        return self._maybe_tell(window, at_once=bool(begun) and window.sound.is_instant) if self._withheld else []
 
     def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
         """End the open event, if any: sound stops at `at`, and what comes later is another stretch."""
@@ -198,9 +197,10 @@ class Rule:
             return f"for {self._seconds(wait)} more an end is too fresh (refractory_s)"
         return self._bar.why(window.smooth, window.scores.level.rms_dbfs, window.onset)
 
-    def _begun(self, window: _Heard, barred: str) -> Event | None:
+    def _begun(self, window: _Heard) -> Event | None:
         """The event that begins with this window, if one does."""
         sound, end = window.sound, window.scores.end
+        barred = self._barred(window) if sound.is_over_onset else ""
         counts = sound.is_over_onset and not barred
         self._over.append((window.onset, sound.score) if counts else None)
         over = [found for found in self._over if found]
@@ -224,27 +224,27 @@ class Rule:
             level_dbfs=window.scores.level.rms_dbfs,
         )
 
-    def _maybe_tell(self, window: _Heard, barred: str) -> list[Event]:
+    def _maybe_tell(self, window: _Heard, *, at_once: bool) -> list[Event]:
         """Tell the withheld event's start once it lasted long enough for what an end would say of it."""
-        sound, scores, level = window.sound, window.scores, window.scores.level.rms_dbfs
+        sound, end = window.sound, window.scores.end
         assert self._withheld is not None
         peak = max(sound.score, self._withheld.peak_score)
-        event = replace(self._withheld, at=scores.end, score=sound.score, peak_score=peak, level_dbfs=level)
+        event = replace(self._withheld, at=end, score=sound.score, peak_score=peak)
         lasted = max(0, self._last[0] - event.onset)
         is_long = self._is_over and lasted >= self._min_duration
         so_far = f"lasts {self._seconds(lasted)} of {self.config.min_duration_s:g} s (min_duration_s)"
         self._withheld = None
-        if self._has_left(scores.end):
+        if self._has_left(end):
             self.why = f"not told: {so_far}"
-        elif barred or not (is_long or sound.is_instant):
-            self.why = f"{self._says(window)}: withheld, {barred or so_far}"
-            self._withheld = event
-        else:
+        elif is_long or at_once:
             reached = f" >= {sound.onset_threshold:g}" if sound.is_over_onset else ""
-            how = "started at once (instant)" if sound.is_instant else "started"
+            how = "started at once (instant)" if at_once else "started"
             self.why = f"{self._says(window)}{reached}: {how}, at {self._seconds(event.onset)}"
             self._open = event
             return [event]
+        else:
+            self.why = f"{self._says(window)}: withheld, {so_far}"
+            self._withheld = event
         return []
 
     def _maybe_end(self, window: _Heard) -> list[Event]:
