@@ -166,7 +166,7 @@ def _hint(allowed: Collection[str], value: Any, written: str, is_secret: bool) -
         return meant
     if "text" in allowed and isinstance(value, bool | int | float):
         return f"; write {'it in quotes' if is_secret else json.dumps(written)}"
-    if "a list" in allowed and isinstance(value, str):
+    if "a list" in allowed and "a mapping" not in allowed and isinstance(value, str):
         return f"; write [{json.dumps(written, ensure_ascii=False)}]"
     if "true or false" in allowed and written in ("true", "false"):
         return f"; write {written} without quotes"

@@ -2,10 +2,10 @@
 
 import re
 from datetime import datetime
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from streamer.mistakes import closest
 
@@ -26,6 +26,8 @@ class Schedule(BaseModel):
     days: Annotated[list[Day], Field(min_length=1)] = list(DAYS)
     hours: str = "00:00-24:00"
     time_zone: str
+    _zone: ZoneInfo = PrivateAttr()
+    _span: tuple[int, int] = PrivateAttr()  # minutes of the day
 
     @field_validator("hours")
     @classmethod
@@ -46,19 +48,24 @@ class Schedule(BaseModel):
             raise ValueError(f"unknown time zone '{name}'; {wanted}{closest(name, known)}") from None
         return name
 
-    def holds(self, moment: datetime) -> bool:
-        """Whether `moment`, which knows its zone, lies in these hours."""
+    def model_post_init(self, context: Any) -> None:
+        """Look the zone up once, now: it is read from a file."""
+        self._zone = ZoneInfo(self.time_zone)
         match = HOURS.fullmatch(self.hours)
         assert match is not None
         begin_hour, begin_minute, end_hour, end_minute = (int(text) for text in match.groups() if text)
-        begin, end = 60 * begin_hour + begin_minute, 60 * end_hour + end_minute
-        local = moment.astimezone(ZoneInfo(self.time_zone))
+        self._span = 60 * begin_hour + begin_minute, 60 * end_hour + end_minute
+
+    def holds(self, moment: datetime) -> bool:
+        """Whether `moment`, which knows its zone, lies in these hours."""
+        local = moment.astimezone(self._zone)
         now, today = 60 * local.hour + local.minute, local.weekday()
+        begin, end = self._span
         if begin < end:
             return begin <= now < end and DAYS[today] in self.days
         return (now >= begin and DAYS[today] in self.days) or (now < end and DAYS[today - 1] in self.days)
 
     def shown(self, moment: datetime) -> str:
         """`moment` as the clock on that wall shows it: `mon 21:59`."""
-        local = moment.astimezone(ZoneInfo(self.time_zone))
+        local = moment.astimezone(self._zone)
         return f"{DAYS[local.weekday()]} {local:%H:%M}"
