@@ -30,7 +30,8 @@ from pydantic import (
 from models.spec import ModelSpec
 from streamer.document import Document, KeyPath, dotted, read, unset_sentence
 from streamer.errors import ConfigError
-from streamer.mistakes import did_you_mean, misfits, validated
+from streamer.mistakes import did_you_mean, validated
+from streamer.references import misfits, unwatchable
 
 EdgeConfig = Callable[[str, str], type[BaseModel]]
 SpecOf = Callable[[str], ModelSpec]
@@ -208,6 +209,7 @@ def parse(text: str, name: str, edge_config: EdgeConfig, spec_of: SpecOf | None 
     for path in check.entries("streams"):
         check.changes(rules, path)
     check.sharing(sources, sinks)
+    unwatchable(check.document)
     if spec_of and (spec := check.spec(spec_of)):
         misfits(spec, check.document, default_hop_s=StreamConfig.model_fields["hop_s"].default)
     if shape is None or check.document.mistakes:

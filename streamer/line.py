@@ -12,6 +12,7 @@ from streamer import edges
 from streamer.config import Settings
 from streamer.core import StreamInfo
 from streamer.reporter import Reporter
+from streamer.rules.base import Rule
 from streamer.stats import Stats
 from streamer.stream import Stream
 
@@ -44,8 +45,7 @@ def build_line(settings: Settings, name: str, spec: ModelSpec, stats: Stats, *, 
         model={"name": spec.name, "revision": spec.revision},
     )
     rules = {rule: edges.build_rule(config, rule, info, stream.utc) for rule, config in settings.rules_of(name).items()}
-    labels = {rule: tuple(getattr(config, "labels", ())) for rule, config in settings.rules_of(name).items()}
-
+    labels = {rule: _labels(rule, rules) for rule in rules}
     top, every_s = (options.scores.top, options.scores.every_s) if options.scores else (0, 1.0)
 
     def latency_ms(position: int) -> int | None:
@@ -54,3 +54,12 @@ def build_line(settings: Settings, name: str, spec: ModelSpec, stats: Stats, *, 
         return round(passed_s * 1e3) if passed_s >= 0 and not is_replay else None
 
     return Line(stream, Reporter(info, rules, stream.utc, latency_ms, top=top, every_s=every_s), labels)
+
+
+def _labels(name: str, rules: Mapping[str, Rule]) -> tuple[str, ...]:
+    """What rule `name` may report: its own labels, or those of the rules it watches; none where it hears anything."""
+    rule = rules[name]
+    if not rule.watches:
+        return rule.labels
+    theirs = [_labels(watched, rules) for watched in rule.watches]
+    return tuple(dict.fromkeys(label for labels in theirs for label in labels)) if all(theirs) else ()

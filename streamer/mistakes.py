@@ -1,4 +1,4 @@
-"""Says in plain words, with the keys and values of the file, what pydantic, or the model, finds wrong with it."""
+"""Says in plain words, with the keys and values of the file, what pydantic finds wrong with it."""
 
 import json
 import re
@@ -10,7 +10,6 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from models.spec import ModelSpec
 from streamer.document import Document, KeyPath, unset_sentence
 
 M = TypeVar("M", bound=BaseModel)
@@ -53,10 +52,11 @@ SHOWN_CHARS = 60  # of a value, in a sentence
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """`a, b, c`, and the one that `name` was probably meant to be."""
-    return (", ".join(known) or "none") + _closest(name, known)
+    return (", ".join(known) or "none") + closest(name, known)
 
 
-def _closest(name: str, known: Sequence[str]) -> str:
+def closest(name: str, known: Sequence[str]) -> str:
+    """The one of `known` that `name` was probably meant to be, as the end of a sentence; else nothing."""
     close = [key for key in known if name and key.startswith(name)] or get_close_matches(name, known, n=1)
     return f". Did you mean '{close[0]}'?" if close else ""
 
@@ -86,25 +86,6 @@ def validated(
         if about is None or not at or at[0] in about:
             document.add((*path, *at), sentence)
     return None if said else lenient
-
-
-def misfits(spec: ModelSpec, document: Document, default_hop_s: float) -> None:
-    """Note the labels that the model does not know, in rules and in streams' own options, and hops over its window."""
-    streams = [("streams", name) for name in document.at(("streams",))]
-    changes = [(*path, "rules", name) for path in streams for name in document.at((*path, "rules"))]
-    for path in [("rules", name) for name in document.at(("rules",))] + changes:
-        labels = document.at(path).get("labels")
-        for index, label in enumerate(labels if isinstance(labels, list) else []):
-            at = (*path, "labels", index)
-            if isinstance(label, str) and label not in spec.labels:  # the model may know hundreds
-                hint = f"run 'streamer labels' for the list{_closest(label, spec.labels)}"
-                document.add(at, f"unknown label '{document.written.get(at, label)}'; {hint}")
-    for path in streams:
-        hop_s = document.at(path).get("hop_s", default_hop_s)
-        seconds = _number(str(hop_s))  # text from the environment may be a number
-        if seconds is not None and seconds > spec.window_s:
-            said = f"must be at most {spec.window_s:g} seconds, the model's window, not {seconds:g}"
-            document.add((*path, "hop_s"), f"{said}; what lies between two windows would not be heard")
 
 
 def explain(
@@ -181,21 +162,21 @@ def _given(value: Any, written: str | None) -> str:
 
 def _hint(allowed: Collection[str], value: Any, written: str, is_secret: bool) -> str:
     """How to write the value so that YAML reads it as it was meant."""
-    if choices := re.findall(r"'([^']*)'", " ".join(allowed)):
-        return _closest(str(value), choices)
+    if meant := closest(str(value), re.findall(r"'([^']*)'", " ".join(allowed))):
+        return meant
     if "text" in allowed and isinstance(value, bool | int | float):
         return f"; write {'it in quotes' if is_secret else json.dumps(written)}"
-    if "a list" in allowed and isinstance(value, str):
+    if "a list" in allowed and "a mapping" not in allowed and isinstance(value, str):
         return f"; write [{json.dumps(written, ensure_ascii=False)}]"
     if "true or false" in allowed and written in ("true", "false"):
         return f"; write {written} without quotes"
     if isinstance(value, str) and not {"a number", "a whole number"}.isdisjoint(allowed):
-        number = _number(written)
+        number = number_in(written)
         return "" if number is None else f"; write {number} without quotes"
     return ""
 
 
-def _number(text: str) -> float | None:
+def number_in(text: str) -> float | None:
     """The finite number that `text` says, if it says one."""
     try:
         number = float(text)

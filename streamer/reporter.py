@@ -80,8 +80,7 @@ class Reporter:
 
     def snooze(self, name: str, seconds: float) -> Iterator[Message]:
         """End what a rule has open, and don't ask it for `seconds` of sound; 0 wakes it."""
-        for event in self.rules[name].flush(self._heard_to, Reason.SNOOZE):
-            yield from self._messages(event)
+        yield from self._cut(name, Reason.SNOOZE)
         self._awake_at[name] = self._heard_to + round(seconds * self.info.sample_rate)
         if seconds:
             yield self._state(name, None)
@@ -90,9 +89,18 @@ class Reporter:
 
     def replace(self, name: str, rule: Rule) -> Iterator[Message]:
         """Go on with another rule of that name; what the old one has open ends."""
-        for event in self.rules[name].flush(self._heard_to, Reason.RELOAD):
-            yield from self._messages(event)
+        yield from self._cut(name, Reason.RELOAD)
         self.rules[name] = rule
+
+    def _cut(self, name: str, reason: Reason) -> Iterator[Message]:
+        """End what a rule has open, and what those have open that watch it: they know of nothing but its events."""
+        cut, ended = {name}, list[Event]()
+        for each, rule in self.rules.items():
+            if each in cut or not cut.isdisjoint(rule.watches):
+                cut.add(each)
+                ended.extend(rule.flush(self._heard_to, reason, ended))
+        for event in ended:
+            yield from self._messages(event)
 
     def _wake(self) -> Iterator[Message]:
         """Say of the rules that slept long enough that they are awake."""

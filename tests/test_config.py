@@ -160,6 +160,8 @@ TOP = "node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\n{}\n"  
          "8: streams.mic.late: must be 'auto', 'latest' or 'every', not 'lates'. Did you mean 'latest'?"),
         (SOURCE, "{type: microphone, channel: []}",
          "4: streams.mic.source.channel: must be 'mix' or a whole number, not a list"),
+        (SOURCE, '{type: microphone, channel: "1"}',
+         "4: streams.mic.source.channel: must be 'mix' or a whole number, not '1'; write 1 without quotes"),
         (RULE, "a: {type: threshold, labels: Bark}",
          """4: rules.a.labels: must be a list, not 'Bark'; write ["Bark"]"""),
         (RULE, "a: {type: threshold, labels: []}", "4: rules.a.labels: must not be empty"),

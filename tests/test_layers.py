@@ -31,6 +31,7 @@ LAYERS = (
     ("streamer.journal",),
     ("streamer.journal_file",),
     ("streamer.database",),
+    ("streamer.references",),
     ("streamer.mistakes",),
     ("streamer.document",),
     ("streamer.core",),

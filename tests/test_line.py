@@ -61,3 +61,27 @@ def test_latency(captured: float, *, is_replay: bool, latency_ms: int | None, mo
     [payload] = [m.payload for m in one.reporter.report(scores) if m.topic == "mic/event"]
     assert not isinstance(payload, str)
     assert payload["latency_ms"] == latency_ms
+
+
+def test_the_labels_of_rules_are_told_to_those_who_announce_them() -> None:
+    text = """\
+node: garage
+streams: {mic: {source: {type: file, path: a.wav}}}
+rules:
+  intruder: {type: sequence, rules: [glass, many], within_s: 30}
+  many: {type: count, rule: bark, n: 5, within_s: 600}
+  silent: {type: absence, rule: anything, for_s: 60}
+  glass: {type: threshold, labels: [Breaking], groups: {Breaking: [Glass, Shatter]}}
+  bark: {type: threshold, labels: [Bark, Growling]}
+  anything: {type: threshold, labels: any}
+"""
+    settings = config.parse(text, "config.yaml", edges.edge_config)
+    one = build_line(settings, "mic", spec_of("Bark", "Growling", "Glass", "Shatter", "Breaking"), Stats())
+    assert one.rules == {
+        "intruder": ("Glass", "Shatter", "Breaking", "Bark", "Growling"),
+        "many": ("Bark", "Growling"),
+        "silent": (),
+        "glass": ("Glass", "Shatter", "Breaking"),
+        "bark": ("Bark", "Growling"),
+        "anything": (),
+    }

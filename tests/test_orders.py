@@ -1,9 +1,15 @@
 """Orders from outside: what is understood, and what is said of the rest."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from streamer import config, edges
 from streamer.errors import CommandError
-from streamer.orders import Command, parse
+from streamer.line import build_line
+from streamer.orders import Command, Orders, parse
+from streamer.stats import Stats
+from tests.fakes import spec_of
 
 RULES = {"mic": {"smoke_alarm": (), "dog_bark": ()}, "hall": {}}
 
@@ -43,3 +49,37 @@ def test_orders_that_are_not(topic, text, sentence):
     with pytest.raises(CommandError) as error:
         parse(topic, text, RULES)
     assert str(error.value) == sentence
+
+
+TEXT = """\
+node: garage
+streams: {mic: {source: {type: microphone}}}
+rules:
+  many: {type: count, rule: bark, n: 2, within_s: 60}
+  bark: {type: threshold, labels: [Bark, Siren], thresholds: {Siren: {onset: 0.9, offset: 0.8}}, offset_threshold: 0.3}
+"""
+
+
+def orders(put):
+    """Of one stream, whose source plays no part."""
+    settings = config.parse(TEXT, "c.yaml", edges.edge_config)
+    line = build_line(settings, "mic", spec_of("Bark", "Siren"), Stats())
+    return Orders(settings, {"mic": SimpleNamespace(line=line)}, put), line
+
+
+def test_a_rule_that_watches_others_has_no_threshold():
+    one, _ = orders(print)
+    with pytest.raises(CommandError) as error:
+        one.take("mic/many/threshold/set", "0.5")
+    assert str(error.value) == (
+        "mic/many/threshold/set: rule 'many' watches other rules and has no threshold of its own"
+    )
+
+
+def test_another_threshold_is_that_of_the_labels_without_one_of_their_own():
+    put = []
+    one, line = orders(put.append)
+    one.take("mic/bark/threshold/set", "0.2")
+    assert [(message.topic, message.payload) for message in put] == [("mic/bark/threshold/state", "0.2")]
+    rule = line.reporter.rules["bark"].config
+    assert (rule.thresholds_of("Bark"), rule.thresholds_of("Siren")) == ((0.2, 0.2), (0.9, 0.8))

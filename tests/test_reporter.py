@@ -11,6 +11,9 @@ import pytest
 
 from streamer.core import Event, Level, Message, Phase, Reason, Scores, SegmentEnd, Status, StreamInfo
 from streamer.reporter import Reporter, level_message, status_message
+from streamer.rules import absence
+from streamer.rules import count as counting
+from streamer.rules.base import Rule
 from streamer.rules.threshold import Config, build
 
 RATE = 16000
@@ -226,6 +229,66 @@ def test_a_replaced_rule_ends_its_event() -> None:
     ended = list(one.replace("dog_bark", build(Config(labels=["Bark"], onset_threshold=0.8), "dog_bark", INFO)))
     assert [event["end_reason"] for event in payloads(ended, "mic/event")] == ["reload"]
     assert not payloads(list(one.report(scores(11, 0, 0.7))), "mic/event")
+
+
+def pump_room() -> Reporter:
+    """A pump, and what is said when it stops, or starts again and again."""
+    ids = count(1)
+
+    def new_id() -> str:
+        return f"01J{next(ids)}"
+
+    again = counting.Config(rule="pump", n=2, within_s=60.0)
+    rules: dict[str, Rule] = {
+        "stopped": absence.build(absence.Config(rule="pump", for_s=15.0), "stopped", INFO, new_id=new_id),
+        "restless": counting.build(again, "restless", INFO, new_id=new_id),
+        "pump": build(Config(labels=["Bark"], release_s=0.0), "pump", INFO, new_id=new_id),
+    }
+    return Reporter(INFO, rules, lambda at: EPOCH + timedelta(seconds=at / RATE), lambda _: None)
+
+
+def heard(one: Reporter, row: str, first: int = 11) -> list[str]:
+    """`restless start`, …: of a row with `9` for each second in whose window the pump is."""
+    outputs = [scores(first + at, 0, 0.9 if mark == "9" else 0) for at, mark in enumerate(row)]
+    return brief([message for output in outputs for message in one.report(output)])
+
+
+def brief(messages: list[Message]) -> list[str]:
+    events = payloads(messages, "mic/event")
+    return [f"{event['rule']} {event['end_reason'] or event['event_type']}" for event in events]
+
+
+def test_a_snooze_ends_what_watching_rules_have_open() -> None:
+    one = pump_room()
+    assert heard(one, "99.99") == ["pump start", "pump quiet", "pump start", "restless start"]
+    assert brief(list(one.snooze("pump", 600))) == ["pump snooze", "restless snooze"]
+    assert heard(one, "." * 300, first=16) == [], "a pump that nobody listens to is not missing"
+    assert heard(one, "9.9" + "." * 20, first=616) == [
+        "pump start", "pump quiet", "pump start", "restless start", "pump quiet", "stopped start",
+    ]  # fmt: skip
+
+
+def test_another_threshold_ends_what_watching_rules_have_open() -> None:
+    one = pump_room()
+    assert heard(one, "9" + "." * 15) == ["pump start", "pump quiet", "stopped start"]
+    changed = build(Config(labels=["Bark"], onset_threshold=0.8, release_s=0.0), "pump", INFO)
+    assert brief(list(one.replace("pump", changed))) == ["stopped reload"]
+    assert heard(one, "." * 15, first=27) == []
+
+
+def test_a_snoozed_watcher_leaves_the_watched_alone() -> None:
+    one = pump_room()
+    assert heard(one, "9.9") == ["pump start", "pump quiet", "pump start", "restless start"]
+    assert brief(list(one.snooze("restless", 600))) == ["restless snooze"]
+    assert heard(one, "9..", first=14) == ["pump quiet"]
+
+
+def test_the_end_of_sound_ends_watched_and_watching_rules_in_their_order() -> None:
+    one = pump_room()
+    heard(one, "9.9")
+    messages = list(one.report(SegmentEnd("mic", 14 * RATE, Reason.SOURCE_LOST)))
+    assert brief(messages) == ["pump source_lost", "restless source_lost"]
+    assert heard(one, "." * 15, first=15) == ["stopped start"]
 
 
 def test_the_highest_scores_are_read_out_now_and_then() -> None:

@@ -9,18 +9,23 @@ from streamer.core import Event, Reason, Scores
 class Rule(Protocol):
     """One rule watching one stream.
 
-    `watches` names the rules whose events it is told; they are asked first. `why` says, after each update, in a few
-    words for people why an event started, goes on, ended, or did not start.
+    `watches` names the rules whose events it is told; they are asked first. `labels` are those it may report by itself:
+    none if it watches others, or hears anything. `why` says, after each update, in a few words for people why an event
+    started, goes on, ended, or did not start.
     """
 
     watches: tuple[str, ...]
+    labels: tuple[str, ...]
     why: str
 
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> Sequence[Event]:
         """Take one window's scores, and what the rules it watches made of them; return what started or ended by it."""
 
     def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> Sequence[Event]:
-        """End whatever is open: sound stops at position `at`. `heard` is what the rules it watches ended by it."""
+        """End whatever is open at position `at`, where sound stops, or the rule, or one that it watches, is stopped.
+
+        `heard` is what the rules it watches ended by it.
+        """
 
 
 @runtime_checkable

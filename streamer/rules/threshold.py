@@ -2,61 +2,86 @@
 
 A sound enters a window at its right edge and leaves it at its left edge. So the onset is the start of the newest hop of
 the first window over `onset_threshold`, and the offset is the start of the last window over `offset_threshold`.
+Smoothed scores are those of the window in the middle: smoothing delays the news, not the times that it states.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ulid import ULID
 
-from streamer.core import Event, Phase, Reason, Scores, StreamInfo
+from streamer.core import Event, Phase, Reason, Samples, Scores, StreamInfo
 from streamer.errors import ConfigError
+from streamer.rules._bar import Bar
+from streamer.rules._labels import Listener, Sound, Threshold, Thresholds, strangers, within
+from streamer.rules._schedule import Schedule
 
-Threshold = Annotated[float, Field(gt=0, lt=1)]
 Seconds = Annotated[float, Field(ge=0)]
+Labels = Annotated[list[str], Field(min_length=1)]
+SMOOTHING: dict[str, Callable[..., Samples]] = {"median": np.median, "mean": np.mean}
 
 
 class Config(BaseModel):
-    """Options of a threshold rule.
+    """Options of a threshold rule: `docs/rules.md` says what each is for.
 
     A start needs `min_windows` of the last `of_windows` windows over `onset_threshold`. The end comes when scores
     stayed under `offset_threshold` for `release_s`, or after `max_duration_s`; then no start for `refractory_s`.
+    There is no further option for merging two sounds with a gap between them: an end that was told can't be taken
+    back, so what waits out a gap is what waits for the end, `release_s`.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     type: Literal["threshold"] = "threshold"
-    labels: Annotated[list[str], Field(min_length=1)]
+    labels: Labels | Literal["any"]
+    groups: dict[str, Labels] = {}
     onset_threshold: Threshold = 0.6
     offset_threshold: Threshold = 0.4
+    thresholds: dict[str, Thresholds] = {}
+    smooth_windows: Annotated[int, Field(ge=1)] = 1
+    smoothing: Literal["median", "mean"] = "median"
     min_windows: Annotated[int, Field(ge=1)] = 1
     of_windows: Annotated[int, Field(ge=1)] = 1
+    min_duration_s: Seconds = 0.0
     release_s: Seconds = 2.0
     refractory_s: Seconds = 0.0
     max_duration_s: Annotated[float, Field(gt=0)] | None = None
+    instant: list[str] = []
+    unless: list[str] = []
+    unless_threshold: Threshold = 0.5
+    min_level_dbfs: Annotated[float, Field(le=0)] | None = None
+    schedule: Schedule | list[Schedule] = []
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        mistakes = []
+        named = {"thresholds": self.thresholds, "instant": self.instant}
+        if mistakes := [*self._contradictions(), *strangers(self.labels, self.groups, self.unless, named)]:
+            raise ValueError(". Also: ".join(mistakes))
+        return self
+
+    def _contradictions(self) -> Iterator[str]:
         if self.offset_threshold > self.onset_threshold:
-            mistakes.append(
+            yield (
                 f"offset_threshold {self.offset_threshold} is above onset_threshold {self.onset_threshold}; "
                 "it must be at or below it"
             )
         if self.min_windows > self.of_windows:
-            mistakes.append(
-                f"min_windows {self.min_windows} is more than of_windows {self.of_windows}; raise of_windows"
-            )
-        if mistakes:
-            raise ValueError(". Also: ".join(mistakes))
-        return self
+            yield f"min_windows {self.min_windows} is more than of_windows {self.of_windows}; raise of_windows"
+        if self.max_duration_s and self.max_duration_s < self.min_duration_s:
+            yield f"max_duration_s {self.max_duration_s:g} is under min_duration_s {self.min_duration_s:g}; raise it"
+
+    def thresholds_of(self, name: str) -> tuple[float, float]:
+        """Onset and offset threshold of a label or group."""
+        own = self.thresholds.get(name)
+        return (own.onset, own.offset) if own else (self.onset_threshold, self.offset_threshold)
 
     def with_onset(self, threshold: float) -> "Config":
-        """The same with another onset threshold, and the offset threshold at most that.
+        """The same with another onset threshold, and the offset threshold at most that; labels' own stay.
 
         Raises:
             ValueError: it is no score between 0 and 1.
@@ -79,98 +104,184 @@ def build(
     Raises:
         ConfigError: labels the stream's model does not know; all of them.
     """
-    unknown = [label for label in config.labels if label not in info.labels]
+    barred = within(config.unless, config.groups)
+    if config.labels == "any":
+        names: Sequence[str] = [name for name in (*config.groups, *info.labels) if name not in barred]
+    else:
+        names = config.labels
+    wanted = dict.fromkeys((*within(names, config.groups), *barred, *config.thresholds, *config.instant))
+    unknown = [label for label in wanted if label not in info.labels and label not in config.groups]
     if unknown:
-        names = ", ".join(map(repr, unknown))
-        raise ConfigError(f"the model does not know {names}; run 'streamer labels' for the list")
-    return Rule(config, name, info, new_id)
+        said = ", ".join(map(repr, unknown))
+        raise ConfigError(f"the model does not know {said}; run 'streamer labels' for the list")
+    listener = Listener(names, config.groups, config.thresholds_of, info.labels, config.instant)
+    threshold = (config.unless_threshold, config.unless_threshold)
+    unless = Listener(barred, config.groups, lambda name: threshold, info.labels) if barred else None
+    schedule = config.schedule if isinstance(config.schedule, list) else [config.schedule]
+    bar = Bar(unless, info.labels, config.min_level_dbfs, schedule, utc)
+    return Rule(config, name, info, listener=listener, bar=bar, new_id=new_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """One window as the rule takes it; a sound that it is the first, or last, to hold has this `onset`, or `offset`."""
+
+    scores: Scores
+    smooth: Samples
+    sound: Sound
+    onset: int
+    offset: int
 
 
 class Rule:
-    """One threshold rule on one stream; at most one event is open at a time."""
+    """One threshold rule on one stream; at most one event is open, or withheld until it lasted long enough."""
 
-    def __init__(self, config: Config, name: str, info: StreamInfo, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self, config: Config, name: str, info: StreamInfo, *, listener: Listener, bar: Bar, new_id: Callable[[], str]
+    ) -> None:
         self.config = config
         self.name = name
+        self.labels = () if config.labels == "any" else tuple(n for n in listener.names if n in info.labels)
         self.watches: tuple[str, ...] = ()
         self.why = ""
         self._names = info.labels
         self._sample_rate = info.sample_rate
-        self._labels = [info.labels.index(label) for label in config.labels]
+        self._listener = listener
+        self._bar = bar
         self._release = round(config.release_s * info.sample_rate)
         self._refractory = round(config.refractory_s * info.sample_rate)
+        self._min_duration = round(config.min_duration_s * info.sample_rate)
         self._max_duration = config.max_duration_s and round(config.max_duration_s * info.sample_rate)
         self._new_id = new_id
-        self._over: deque[tuple[int, float] | None] = deque(maxlen=config.of_windows)  # newest hop's start, and score
+        self._recent: deque[Scores] = deque(maxlen=config.smooth_windows)
+        self._over: deque[tuple[int, float] | None] = deque(maxlen=config.of_windows)  # onset and score, if over
         self._open: Event | None = None
-        self._last = (0, 0)  # [start, end) of the last window over offset_threshold
+        self._withheld: Event | None = None
+        self._last = (0, 0)  # offset and end of the last window over offset_threshold
         self._is_over = False  # whether that is the newest one
         self._armed_at = 0  # position from which a start is allowed again
+        self._ended_at = 0  # offset of the last event: smoothing looks back, but not behind that
 
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
         """Take one window's scores; return the start or end it brought."""
-        label = max(self._labels, key=lambda i: float(scores.scores[i]))
-        score = float(scores.scores[label])
-        self._is_over = score >= self.config.offset_threshold
+        window = self._hear(scores)
+        self._is_over = window.sound.is_over_offset
         if self._is_over:
-            self._last = (scores.start, scores.end)
-        if self._open is None:
-            started = self._maybe_start(scores, label, score)
-            self.why = self._why_started(scores.end, label, score)
-            return started
-        self.why = f"open since {self._seconds(self._open.onset)}; {self._names[label]} {score:.2f}"
-        self._open = replace(self._open, score=score, peak_score=max(score, self._open.peak_score))
-        if scores.end - self._last[1] >= max(1, self._release):
-            return [self._end(scores.end, self._last[0], Reason.QUIET)]
-        if self._max_duration and scores.end - self._open.onset >= self._max_duration:
-            return [self._end(scores.end, self._sounds_to(scores.end), Reason.MAX_DURATION)]
-        return []
+            self._last = (max(window.offset, self._last[0]), scores.end)
+        if self._open:
+            return self._maybe_end(window)
+        begun = self._begun(window) if self._withheld is None or window.sound.is_instant else None
+        self._withheld = begun or self._withheld
+        return self._maybe_tell(window, at_once=bool(begun) and window.sound.is_instant) if self._withheld else []
 
     def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
         """End the open event, if any: sound stops at `at`, and what comes later is another stretch."""
         self._over.clear()
+        self._recent.clear()
+        self._withheld = None
         return [self._end(at, self._sounds_to(at), reason)] if self._open else []
 
-    def _maybe_start(self, scores: Scores, label: int, score: float) -> list[Event]:
-        is_over = score >= self.config.onset_threshold and scores.end >= self._armed_at
-        self._over.append((scores.end - scores.hop, score) if is_over else None)
-        over = [window for window in self._over if window]
-        if not is_over or len(over) < self.config.min_windows:
-            return []
-        self._over.clear()
-        self._open = Event(
-            id=self._new_id(),
-            stream_id=scores.stream_id,
-            rule=self.name,
-            label=label,
-            phase=Phase.START,
-            at=scores.end,
-            onset=over[0][0],
-            offset=None,
-            score=score,
-            peak_score=max(peak for _, peak in over),
-            level_dbfs=scores.level.rms_dbfs,
-        )
-        return [self._open]
+    def _hear(self, scores: Scores) -> _Heard:
+        self._recent.append(scores)
+        smooth = scores.scores
+        if len(self._recent) > 1:
+            smooth = SMOOTHING[self.config.smoothing]([window.scores for window in self._recent], axis=0)
+            smooth[self._listener.instant_labels] = scores.scores[self._listener.instant_labels]
+        sound = self._listener.hear(smooth)
+        middle = scores if sound.is_instant else self._recent[len(self._recent) // 2]
+        return _Heard(scores, smooth, sound, middle.end - middle.hop, middle.start)
 
-    def _why_started(self, end: int, label: int, score: float) -> str:
-        """Why an event began with the window that ended at `end`, or did not; nothing where nothing was near."""
-        config = self.config
-        heard = f"{self._names[label]} {score:.2f}"
-        if not self._is_over:
-            return ""
-        if score < config.onset_threshold:
-            return f"{heard} < {config.onset_threshold:g}"
-        if end < self._armed_at:
-            return f"{heard}, but for {self._seconds(self._armed_at - end)} more an end is too fresh (refractory_s)"
-        reached = f"{heard} >= {config.onset_threshold:g}"
-        if self._open:
-            return f"{reached}: started, at {self._seconds(self._open.onset)}"
-        n_over = sum(window is not None for window in self._over)
-        return f"{reached}: {n_over} of {config.min_windows} windows"
+    def _barred(self, window: _Heard) -> str:
+        """Why nothing may start with this window; empty where it may."""
+        if (wait := self._armed_at - window.scores.end) > 0:
+            return f"for {self._seconds(wait)} more an end is too fresh (refractory_s)"
+        return self._bar.why(window.smooth, window.scores.level.rms_dbfs, window.onset)
+
+    def _begun(self, window: _Heard) -> Event | None:
+        """The event that begins with this window, if one does."""
+        sound, end = window.sound, window.scores.end
+        barred = self._barred(window) if sound.is_over_onset else ""
+        counts = sound.is_over_onset and not barred
+        self._over.append((window.onset, sound.score) if counts else None)
+        over = [found for found in self._over if found]
+        if counts and sound.is_instant:
+            over = over[-1:]
+        elif not counts or len(over) < self.config.min_windows:
+            self.why = self._why_not(window, barred, len(over))
+            return None
+        self._over.clear()
+        return Event(
+            id=self._new_id(),
+            stream_id=window.scores.stream_id,
+            rule=self.name,
+            label=sound.label,
+            phase=Phase.START,
+            at=end,
+            onset=max(over[0][0], self._ended_at),
+            offset=None,
+            score=sound.score,
+            peak_score=max(peak for _, peak in over),
+            level_dbfs=window.scores.level.rms_dbfs,
+        )
+
+    def _maybe_tell(self, window: _Heard, *, at_once: bool) -> list[Event]:
+        """Tell the withheld event's start once it lasted long enough for what an end would say of it."""
+        sound, end = window.sound, window.scores.end
+        assert self._withheld is not None
+        peak = max(sound.score, self._withheld.peak_score)
+        event = replace(self._withheld, at=end, score=sound.score, peak_score=peak)
+        lasted = max(0, self._last[0] - event.onset)
+        is_long = self._is_over and lasted >= self._min_duration
+        so_far = f"lasts {self._seconds(lasted)} of {self.config.min_duration_s:g} s (min_duration_s)"
+        self._withheld = None
+        if self._has_left(end):
+            self.why = f"not told: {so_far}"
+        elif is_long or at_once:
+            reached = f" >= {sound.onset_threshold:g}" if sound.is_over_onset else ""
+            how = "started at once (instant)" if at_once else "started"
+            self.why = f"{self._says(window)}{reached}: {how}, at {self._seconds(event.onset)}"
+            self._open = event
+            return [event]
+        else:
+            self.why = f"{self._says(window)}: withheld, {so_far}"
+            self._withheld = event
+        return []
+
+    def _maybe_end(self, window: _Heard) -> list[Event]:
+        assert self._open is not None
+        end, score = window.scores.end, window.sound.score
+        self.why = f"open since {self._seconds(self._open.onset)}; {self._says(window)}"
+        self._open = replace(self._open, score=score, peak_score=max(score, self._open.peak_score))
+        if self._has_left(end):
+            return [self._end(end, self._last[0], Reason.QUIET)]
+        if self._max_duration and end - self._open.onset >= self._max_duration:
+            return [self._end(end, self._sounds_to(end), Reason.MAX_DURATION)]
+        return []
+
+    def _why_not(self, window: _Heard, barred: str, n_over: int) -> str:
+        """Why nothing begins with this window; nothing where nothing was near."""
+        sound, says = window.sound, self._says(window)
+        if not sound.is_over_onset:
+            newest = float(window.scores.scores[sound.label])
+            is_near = sound.is_over_offset or newest >= sound.onset_threshold
+            return f"{says} < {sound.onset_threshold:g}" if is_near else ""
+        if barred:
+            return f"{says}, but {barred}"
+        return f"{says} >= {sound.onset_threshold:g}: {n_over} of {self.config.min_windows} windows"
+
+    def _says(self, window: _Heard) -> str:
+        sound, n = window.sound, len(self._recent)
+        said = f"{self._names[sound.label]} {sound.score:.2f}"
+        if n == 1 or sound.is_instant:
+            return said
+        return f"{said} ({self.config.smoothing} of {n}, now {window.scores.scores[sound.label]:.2f})"
 
     def _seconds(self, samples: int) -> str:
         return f"{samples / self._sample_rate:.2f} s"
+
+    def _has_left(self, end: int) -> bool:
+        """Whether it was quiet for `release_s` up to `end`."""
+        return end - self._last[1] >= max(1, self._release)
 
     def _sounds_to(self, at: int) -> int:
         """Where an event cut off at `at` ended: there, or before, when the sound had left and was being waited for."""
@@ -178,9 +289,9 @@ class Rule:
 
     def _end(self, at: int, offset: int, reason: Reason) -> Event:
         assert self._open is not None
-        offset = max(self._open.onset, offset)
-        self.why = f"ended, at {self._seconds(offset)}: {reason.value}"
-        ended = replace(self._open, phase=Phase.END, at=at, offset=offset, end_reason=reason)
+        self._ended_at = max(self._open.onset, offset)
+        self.why = f"ended, at {self._seconds(self._ended_at)}: {reason.value}"
+        ended = replace(self._open, phase=Phase.END, at=at, offset=self._ended_at, end_reason=reason)
         self._open = None
         self._armed_at = at + self._refractory
         return ended

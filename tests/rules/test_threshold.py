@@ -1,11 +1,6 @@
-"""The threshold rule, in tables: one character a hop of 1 s, a window 4 s long.
+"""The threshold rule, in tables: see `tests.rules.tables` for how they are read."""
 
-`scores` are tenths, `.` is 0. Below them stands when the rule spoke: `(` a start, `)` an end. A sound stays in 4
-windows, so one that fills a single hop scores four times, and its end is the start of the last of those windows.
-"""
-
-from collections.abc import Iterator
-from itertools import count, pairwise
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,55 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from streamer.core import Event, Level, Phase, Reason, Scores, StreamInfo
+from streamer.core import Phase, Reason
 from streamer.errors import ConfigError
-from streamer.rules.threshold import Config, Rule, build
-
-HOP = 100  # samples, 1 s
-WINDOW = 4 * HOP
-INFO = StreamInfo("mic", "garage", 1.0, 4.0, HOP, ("Bark", "Growling", "Rain"), ("/m/1", "/m/2", "/m/3"))
-
-
-def rule(labels: tuple[str, ...] = ("Bark",), /, **options: float | None) -> Rule:
-    ids = count(1)
-    config = Config.model_validate({"labels": list(labels), "release_s": 1.0, **options})
-    return build(config, "dog", INFO, new_id=lambda: f"event {next(ids)}")
-
-
-def windows(*rows: str) -> Iterator[Scores]:
-    """One row of digits for each label."""
-    for hop, digits in enumerate(zip(*rows, strict=True)):
-        scores = np.zeros(len(INFO.labels), np.float32)
-        scores[: len(rows)] = [0 if digit == "." else int(digit) / 10 for digit in digits]
-        end = (hop + 1) * HOP
-        yield Scores("mic", end - WINDOW, end, HOP, scores, Level(-20.0 - hop, -10.0, 0))
-
-
-def play(rule: Rule, *rows: str) -> list[Event]:
-    return [event for scores in windows(*rows) for event in rule.update(scores)]
-
-
-def said(events: list[Event]) -> str:
-    """`start@4 end@4..8 quiet`: positions in hops."""
-    words = []
-    for event in events:
-        onset = f"{event.onset / HOP:g}"
-        ended = f"end@{onset}..{(event.offset or 0) / HOP:g} {event.end_reason}"
-        words.append(ended if event.phase == Phase.END else f"start@{onset}")
-    return " ".join(words)
-
-
-def when(events: list[Event], n_hops: int) -> str:
-    """A row with `(` where a start was told and `)` where an end was."""
-    row = ["."] * n_hops
-    for event in events:
-        row[event.at // HOP - 1] = ")" if event.phase == Phase.END else "("
-    return "".join(row)
-
-
-def check(scores: str, spoke: str, events: str, **options: float | None) -> None:
-    found = play(rule(**options), scores)
-    assert (when(found, len(scores)), said(found)) == (spoke, events)
+from streamer.rules.threshold import Config
+from tests.rules.tables import HOP, INFO, check, play, rule, said, windows
 
 
 @pytest.mark.parametrize(("scores", "spoke", "events"), [

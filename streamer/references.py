@@ -1,0 +1,96 @@
+"""Says where a file names what is not there, or does not fit: labels of the model, its window, other rules."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from models.spec import ModelSpec
+from streamer.document import Document, KeyPath
+from streamer.mistakes import closest, did_you_mean, number_in
+
+Options = Mapping[Any, Any]
+
+
+def misfits(spec: ModelSpec, document: Document, default_hop_s: float) -> None:
+    """Note the labels that the model does not know, in rules and in streams' own options, and hops over its window."""
+    streams: list[KeyPath] = [("streams", name) for name in document.at(("streams",))]
+    homes: list[KeyPath] = [("rules",), *((*stream, "rules") for stream in streams)]
+    for path in ((*home, name) for home in homes for name in document.at(home)):
+        groups = (document.at(("rules", path[-1])) | document.at(path)).get("groups")
+        known = {*spec.labels, *(groups if isinstance(groups, dict) else ())}
+        for at, label in _labels(document.at(path)):
+            if label not in known:  # the model may know hundreds
+                hint = f"run 'streamer labels' for the list{closest(label, spec.labels)}"
+                document.add((*path, *at), f"unknown label '{document.written.get((*path, *at), label)}'; {hint}")
+    for path in streams:
+        hop_s = document.at(path).get("hop_s", default_hop_s)
+        seconds = number_in(str(hop_s))  # text from the environment may be a number
+        if seconds is not None and seconds > spec.window_s:
+            said = f"must be at most {spec.window_s:g} seconds, the model's window, not {seconds:g}"
+            document.add((*path, "hop_s"), f"{said}; what lies between two windows would not be heard")
+
+
+def _labels(options: Options) -> Iterator[tuple[KeyPath, str]]:
+    """Every label and group that a rule's options name, and where."""
+    groups = options.get("groups")
+    lists: dict[KeyPath, Any] = {(key,): options.get(key) for key in ("labels", "instant", "unless")}
+    lists |= {("groups", name): names for name, names in (groups.items() if isinstance(groups, dict) else ())}
+    for path, names in lists.items():
+        for index, name in enumerate(names if isinstance(names, list) else ()):
+            if isinstance(name, str):
+                yield (*path, index), name
+    thresholds = options.get("thresholds")
+    yield from ((("thresholds", name), name) for name in (thresholds if isinstance(thresholds, dict) else ()))
+
+
+def unwatchable(document: Document) -> None:
+    """Note the rules that watch what they can't: rules that are not there, or off, on a stream; or in a circle."""
+    rules = document.at(("rules",))
+    everywhere = {name: document.at(("rules", name)) for name in rules}
+    circles = _watching(document, ("rules",), everywhere, everywhere)
+    for stream in document.at(("streams",)):
+        path = ("streams", stream, "rules")
+        changes = document.at(path)
+        own = {name: document.at((*path, name)) for name in changes}
+        here = {name: options | own.get(name, {}) for name, options in everywhere.items()}
+        off = [name for name in here if changes.get(name, True) in (None, False)]
+        for name, options in here.items():
+            for watched in set(_watched(options).values()).intersection(off) if name not in off else ():
+                said = f"rule '{name}' watches it, and is on here; switch that off too, or leave this on"
+                document.add((*path, watched), said)
+        if not circles:
+            _watching(document, path, own, here)
+
+
+def _watching(document: Document, path: KeyPath, own: Mapping[str, Options], here: Mapping[str, Options]) -> bool:
+    """Note what is wrong with the names in rules' `own` options, at `path`; whether the rules `here` go in a circle."""
+    for name, options in own.items():
+        for key, watched in _watched(options).items():
+            at = (*path, name, *key)
+            if watched == name:
+                document.add(at, "a rule can't watch itself; name another one")
+            elif watched not in here:
+                known = did_you_mean(watched, sorted(set(here) - {name}))
+                document.add(at, f"unknown rule '{document.written.get(at, watched)}'; known: {known}")
+    graph = {name: [other for other in _watched(options).values() if other != name] for name, options in here.items()}
+    if names := circle(graph):
+        chain = ", which watches ".join(f"'{name}'" for name in names[1:])
+        document.add((*path, names[0]), f"watches {chain}; rules can't watch each other in a circle")
+    return bool(names)
+
+
+def _watched(options: Options) -> dict[KeyPath, str]:
+    """The rules that a rule watches, by where its options name them."""
+    names = options.get("rules")
+    found: dict[KeyPath, Any] = {("rule",): options.get("rule")}
+    found |= {("rules", index): name for index, name in enumerate(names if isinstance(names, list) else ())}
+    return {path: name for path, name in found.items() if isinstance(name, str)}
+
+
+def circle(graph: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Names that lead to each other, the first one again at the end; none where all is well."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return tuple(reversed(error.args[1]))
+    return ()

@@ -1,0 +1,120 @@
+"""An event while a sound is missing that should be there: the pump stopped."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from ulid import ULID
+
+from streamer.core import Event, Phase, Reason, Scores, StreamInfo
+
+
+class Config(BaseModel):
+    """Options of an absence rule: `rule` heard something, and since that ended nothing for `for_s`.
+
+    A lost microphone is not a stopped pump: only seconds of sound count, and they are counted anew where sound goes on
+    after a break, or after a stretch of one constant value, which is what a dead microphone delivers.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    type: Literal["absence"] = "absence"
+    rule: str
+    for_s: Annotated[float, Field(gt=0)]
+
+
+def build(
+    config: Config,
+    name: str,
+    info: StreamInfo,
+    utc: Callable[[int], datetime] | None = None,
+    new_id: Callable[[], str] = lambda: str(ULID()),
+) -> "Rule":
+    """The rule `name` for one stream."""
+    return Rule(config, name, info, new_id)
+
+
+class Rule:
+    """One absence rule on one stream: from when the watched sound was last there to when it is heard again."""
+
+    def __init__(self, config: Config, name: str, info: StreamInfo, new_id: Callable[[], str]) -> None:
+        self.config = config
+        self.name = name
+        self.watches = (config.rule,)
+        self.labels: tuple[str, ...] = ()
+        self.why = ""
+        self._sample_rate = info.sample_rate
+        self._for = round(config.for_s * info.sample_rate)
+        self._new_id = new_id
+        self._heard: Event | None = None  # the newest news of the watched rule; before there is any, nothing is missing
+        self._since: int | None = None  # where the silence began that is counted
+        self._open: Event | None = None
+
+    def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
+        """Take note of what the watched rule heard; return the end or start which that, or its want, brings."""
+        told = [ended for event in heard if event.rule in self.watches for ended in self._take(event)]
+        if self._heard is None or self._heard.phase != Phase.END:
+            self.why = self.why if told else ""
+            return told
+        score = float(scores.scores[self._heard.label])
+        if self._open:
+            self._open = replace(self._open, score=score, peak_score=max(score, self._open.peak_score))
+            self.why = f"open since {self._seconds(self._open.onset)}"
+            return told
+        if scores.level.is_constant:
+            self._since = scores.end
+        elif self._since is None:
+            self._since = scores.end - scores.hop
+        missing = scores.end - self._since
+        self.why = f"{self.config.rule} not heard for {self._seconds(missing)} of {self.config.for_s:g} s"
+        return [*told, self._start(scores, score)] if missing >= self._for else told
+
+    def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
+        """End what is open: whether the sound is there is not known any more. What was heard before stays known.
+
+        But for a snooze or another threshold: after them the watched rule must be heard anew.
+        """
+        told = [ended for event in heard if event.rule in self.watches for ended in self._take(event)]
+        if self._open:
+            told.append(self._end(at, at, reason))
+        self._since = None
+        if reason in (Reason.SNOOZE, Reason.RELOAD):
+            self._heard = None
+        return told
+
+    def _take(self, event: Event) -> list[Event]:
+        self._heard = event
+        self._since = event.offset
+        return [self._end(event.at, event.onset, Reason.QUIET)] if self._open else []
+
+    def _start(self, scores: Scores, score: float) -> Event:
+        assert self._heard is not None
+        assert self._since is not None
+        self._open = replace(
+            self._heard,
+            id=self._new_id(),
+            rule=self.name,
+            phase=Phase.START,
+            at=scores.end,
+            onset=self._since,
+            offset=None,
+            score=score,
+            peak_score=score,
+            level_dbfs=scores.level.rms_dbfs,
+            end_reason=None,
+        )
+        self.why += f": started, at {self._seconds(self._since)}"
+        return self._open
+
+    def _end(self, at: int, offset: int, reason: Reason) -> Event:
+        assert self._open is not None
+        offset = max(offset, self._open.onset)
+        self.why = f"ended, at {self._seconds(offset)}: {reason.value}"
+        ended = replace(self._open, phase=Phase.END, at=at, offset=offset, end_reason=reason)
+        self._open = None
+        return ended
+
+    def _seconds(self, samples: int) -> str:
+        return f"{samples / self._sample_rate:.2f} s"

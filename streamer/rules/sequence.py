@@ -1,0 +1,139 @@
+"""An event when other rules' events follow one another: glass breaks, then there are footsteps."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from ulid import ULID
+
+from streamer.core import Event, Phase, Reason, Scores, StreamInfo
+
+MOST = 100  # events remembered: of a chain that takes minutes, though its rules should speak every second
+
+
+class Config(BaseModel):
+    """Options of a sequence rule: events of `rules` begin in this order, the last within `within_s` of the first.
+
+    It starts when the last of them is known, and ends with it. Events that begin in the same hop are in either order.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    type: Literal["sequence"] = "sequence"
+    rules: Annotated[list[str], Field(min_length=2)]
+    within_s: Annotated[float, Field(gt=0)]
+
+    @field_validator("rules")
+    @classmethod
+    def _check(cls, rules: list[str]) -> list[str]:
+        for index, rule in enumerate(rules):
+            if rule in rules[:index]:
+                raise ValueError(f"'{rule}' stands in it twice; a rule of type count counts events of one rule")
+        return rules
+
+
+def build(
+    config: Config,
+    name: str,
+    info: StreamInfo,
+    utc: Callable[[int], datetime] | None = None,
+    new_id: Callable[[], str] = lambda: str(ULID()),
+) -> "Rule":
+    """The rule `name` for one stream."""
+    return Rule(config, name, info, new_id)
+
+
+class Rule:
+    """One sequence rule on one stream: from the onset of the first event in its order to the offset of the last."""
+
+    def __init__(self, config: Config, name: str, info: StreamInfo, new_id: Callable[[], str]) -> None:
+        self.config = config
+        self.name = name
+        self.watches = tuple(config.rules)
+        self.labels: tuple[str, ...] = ()
+        self.why = ""
+        self._sample_rate = info.sample_rate
+        self._within = round(config.within_s * info.sample_rate)
+        self._new_id = new_id
+        self._known: dict[str, Event] = {}  # the newest news of each event, by id; each is part of one chain
+        self._last: Event | None = None  # of the chain
+        self._open: Event | None = None
+
+    def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
+        """Look for a chain where `heard` brings a new event; end with the end of its last one."""
+        news = [event for event in heard if event.rule in self.watches]
+        self.why = f"open since {self._seconds(self._open.onset)}" if self._open else ""
+        told = self._take(news)
+        if self._open is None and any(event.phase == Phase.START for event in news):
+            self.why = ", ".join(f"{event.rule} began at {self._seconds(event.onset)}" for event in news)
+            if chain := self._chain():
+                told += self._start(chain, scores.end)
+        return told
+
+    def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
+        """End what is open; what was heard is forgotten."""
+        ended = self._take([event for event in heard if event.rule in self.watches])
+        if self._open:
+            ended.append(self._end(at, at, reason))
+        self._known.clear()
+        return ended
+
+    def _take(self, news: Sequence[Event]) -> list[Event]:
+        told = []
+        for event in news:
+            if self._open and self._last and event.id == self._last.id and event.offset is not None:
+                told.append(self._end(event.at, event.offset, event.end_reason or Reason.QUIET))
+            elif event.phase == Phase.START or event.id in self._known:
+                self._known[event.id] = event
+        while len(self._known) > MOST:
+            del self._known[next(iter(self._known))]
+        return told
+
+    def _chain(self) -> list[Event]:
+        """An event of each rule in their order, as near to each other as may be; none where that is too far."""
+        *before, last = self.watches
+        for final in reversed(self._of(last)):
+            chain = [final]
+            for rule in reversed(before):
+                earlier = [event for event in self._of(rule) if event.onset <= chain[0].onset]
+                chain = [max(earlier, key=lambda event: event.onset), *chain] if earlier else []
+                if not chain:
+                    break
+            if chain and final.onset - chain[0].onset <= self._within:
+                return chain
+        return []
+
+    def _of(self, rule: str) -> list[Event]:
+        return [event for event in self._known.values() if event.rule == rule]
+
+    def _start(self, chain: Sequence[Event], at: int) -> list[Event]:
+        last = self._last = chain[-1]
+        self._known.clear()
+        self._open = replace(
+            last,
+            id=self._new_id(),
+            rule=self.name,
+            phase=Phase.START,
+            at=at,
+            onset=chain[0].onset,
+            offset=None,
+            peak_score=max(event.peak_score for event in chain),
+            end_reason=None,
+        )
+        self.why += f": started, at {self._seconds(self._open.onset)}"
+        started = [self._open]
+        if last.offset is not None:  # it was over before what came first was known
+            started.append(self._end(at, last.offset, last.end_reason or Reason.QUIET))
+        return started
+
+    def _end(self, at: int, offset: int, reason: Reason) -> Event:
+        assert self._open is not None
+        self.why = f"ended, at {self._seconds(offset)}: {reason.value}"
+        ended = replace(self._open, phase=Phase.END, at=at, offset=offset, end_reason=reason)
+        self._open = None
+        return ended
+
+    def _seconds(self, samples: int) -> str:
+        return f"{samples / self._sample_rate:.2f} s"

@@ -1,0 +1,105 @@
+"""The absence rule, in tables: see `tests.rules.tables.follow` for how they are read."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from streamer.core import Reason
+from streamer.rules.absence import Config, Rule, build
+from tests.rules.tables import HOP, INFO, LABELS, follow, reasons_of, said, when
+
+
+def rule(**options: Any) -> Rule:
+    return build(Config.model_validate({"rule": "pump", "for_s": 5.0, **options}), "pump_stopped", INFO)
+
+
+@pytest.mark.parametrize(("sound", "pump", "spoke", "events"), [
+    ("..............",
+     ".[..].........",
+     "........(.....", "start@4"),                              # 5 s after it was last there
+    ("..............",
+     ".[..].....[...",
+     "........(.)...", "start@4 end@4..10 quiet"),              # until it is heard again
+    ("..............",
+     ".[..]...[.....",
+     "..............", ""),                                     # heard again in time
+    ("..............",
+     "..............",
+     "..............", ""),                                     # never heard: nothing is missing
+    ("..............",
+     ".[............",
+     "..............", ""),
+    ("................",
+     ".[.].....[].....",
+     ".......(.)....(.", "start@3 end@3..9 quiet start@10"),
+    # the source is lost after `x`
+    ("......x.........",
+     ".[..]...........",
+     "...........(....", "start@7"),                            # still known to be missing, but counted from there on
+    (".........x..........",
+     ".[..]...............",
+     "........()....(.....", "start@4 end@4..10 source_lost start@10"),
+    ("....x...........",
+     ".[..............",
+     ".........(......", "start@5"),                            # it ran when the source was lost, and then it does not
+    ("....x...........",
+     ".[.....[........",
+     "................", ""),                                   # it ran, and then it does again
+    ("....x...........",
+     "................",
+     "................", ""),
+    # nothing but one value: a dead microphone
+    (".....0000.........",
+     ".[.]..............",
+     ".............(....", "start@9"),
+    ("........0000......",
+     ".[.]..............",
+     ".......(..........", "start@3"),
+])  # fmt: skip
+def test_the_pump_is_missing_for_five_seconds(sound: str, pump: str, spoke: str, events: str) -> None:
+    found = follow(rule(), sound=sound, pump=pump)
+    assert (when(found, len(sound)), said(found)) == (spoke, events)
+
+
+@pytest.mark.parametrize("reason", [Reason.SNOOZE, Reason.RELOAD])
+def test_after_a_snooze_or_another_threshold_the_pump_must_be_heard_anew(reason: Reason) -> None:
+    one = rule()
+    started = follow(one, pump=".[.]......")
+    assert said(started + one.flush(10 * HOP, reason)) == f"start@3 end@3..10 {reason}"
+    assert follow(one, pump="." * 20) == []
+    assert said(follow(one, pump=".[]........")) == "start@2"
+
+
+def test_after_a_snooze_the_end_of_a_pump_that_ran_on_is_enough() -> None:
+    one, open_pump = rule(), ".[........"
+    follow(one, pump=open_pump)
+    one.flush(10 * HOP, Reason.SNOOZE)
+    assert said(follow(one, pump="[]........")) == "start@1"
+
+
+def test_what_its_event_says() -> None:
+    start, end = follow(rule(), pump="[.]......[")
+    assert (LABELS[start.label], start.rule, start.level_dbfs) == ("Bark", "pump_stopped", -30.0)
+    assert round(start.score, 3) == round(start.peak_score, 3) == 0.1, "how little of it is heard"
+    assert (end.id, end.label) == (start.id, start.label)
+
+
+def test_it_says_why() -> None:
+    assert reasons_of(rule(for_s=3.0), pump=".[.]....[]") == [
+        "",
+        "",
+        "",
+        "pump not heard for 1.00 s of 3 s",
+        "pump not heard for 2.00 s of 3 s",
+        "pump not heard for 3.00 s of 3 s: started, at 3.00 s",
+        "open since 3.00 s",
+        "open since 3.00 s",
+        "ended, at 8.00 s: quiet",
+        "pump not heard for 1.00 s of 3 s",
+    ]
+
+
+def test_a_time_is_needed() -> None:
+    with pytest.raises(ValidationError, match="greater than 0"):
+        rule(for_s=0.0)
