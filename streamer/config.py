@@ -203,6 +203,7 @@ def parse(text: str, name: str, edge_config: EdgeConfig, spec_of: SpecOf | None 
     check.backend()
     check.secrets()
     check.keeping()
+    check.topics()
     rules = {path[-1]: check.edge("rule", path) for path in check.entries("rules")}
     sinks = {path[-1]: check.edge("sink", path) for path in check.entries("sinks")}
     sources = {path[-1]: check.edge("source", (*path, "source")) for path in check.entries("streams")}
@@ -263,6 +264,11 @@ class _Check:
             if path[-1] == "password" and beside.get("username") is not None and "password_file" not in beside:
                 said = f"the environment variable {variable} is not set, but 'username' is given"
                 self.document.add(path, f"{said}; set it, or remove 'username'")
+
+    def topics(self) -> None:
+        """Names stand in topics: a rule of that name would speak where its stream says whether it listens."""
+        if "listening" in self.document.at(("rules",)):
+            self.document.add(("rules", "listening"), "no name for a rule, as it stands in a topic of its stream")
 
     def keeping(self) -> None:
         """What outlives the process needs a file."""

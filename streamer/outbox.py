@@ -116,8 +116,12 @@ class Outbox:
         self._events.extendleft(reversed(self._given))
         self._given.clear()
         self._replays = len(self._events)   # marked as they leave: ten thousand at once would hold up the loop
-        self._due = dict(self._states)
         self._readings.clear()
+        self.restate()
+
+    def restate(self) -> None:
+        """Give every state topic's newest value again: somebody who wasn't there wants to know."""
+        self._due = dict(self._states)
         self.wake()
 
     def close(self) -> None:

@@ -134,6 +134,12 @@ TOP = "node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\n{}\n"  
         (RULE, "Türe: {type: threshold, labels: [Bark]}",
          f"4: rules.Türe: the name 'Türe' {NAMES}. Did you mean 'ture'?"),
         (RULE, '"": {type: threshold, labels: [Bark]}', f"4: rules.: the name '' {NAMES}"),
+        (RULE, "listening: {type: threshold, labels: [Bark]}",
+         "4: rules.listening: no name for a rule, as it stands in a topic of its stream"),
+        # what outlives the process
+        (TOP, "outbox: {path: null}\nkeep_thresholds: true",
+         "4: keep_thresholds: needs a file to keep them in; set outbox.path, or false here"),
+        (TOP, "outbox: {max_events: 0}", "3: outbox.max_events: must be at least 1, not 0"),
         # types of edges
         (SOURCE, "{type: microfone}",
          f"4: streams.mic.source.type: unknown source 'microfone'; {SOURCES}. Did you mean 'microphone'?"),

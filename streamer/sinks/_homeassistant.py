@@ -34,17 +34,18 @@ def _is_topic(topic: str) -> str:
     return topic
 
 
-class Config(BaseModel):
+Topic = Annotated[str, AfterValidator(_is_topic)]
+
+
+class Discovery(BaseModel):
     """How Home Assistant finds us."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    discovery_prefix: Annotated[str, AfterValidator(_is_topic)] = Field(
-        default="homeassistant", description="as in Home Assistant's MQTT options"
-    )
+    discovery_prefix: Topic = Field(default="homeassistant", description="as in Home Assistant's MQTT options")
 
 
-def discovery_topic(config: Config, site: Site) -> str:
+def discovery_topic(config: Discovery, site: Site) -> str:
     """Where the device is announced, retained."""
     return f"{config.discovery_prefix}/device/{site.node}/config"
 

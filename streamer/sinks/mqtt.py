@@ -2,24 +2,26 @@
 
 In: an outbox; from the broker, orders and what an earlier life of ours left there. Out:
 `<base_topic>/<node>/<message.topic>` on the broker, and `<base_topic>/<node>/status`, which is `online` while we are
-connected and `offline` else (said by us when we leave, by the broker when we vanish). Event loop only.
+connected and `offline` else (said by us when we leave, by the broker when we vanish); and what Home Assistant is told.
+Event loop only.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from streamer.core import Message, Site
 from streamer.errors import CommandError, SinkError
 from streamer.outbox import Outbox, is_event
+from streamer.sinks._homeassistant import BIRTH, Discovery, Topic, device, discovery_topic, removal
 from streamer.sinks._mqtt_connect import FAREWELL_S, Tls, connect, leave, why_lost
 from streamer.sinks.base import File, Retry, Sink, read_secret, to_json
 
@@ -33,6 +35,7 @@ IN_FLIGHT = UNANSWERED - 2          # of the outbox; the others: one that `_hear
 READING_S = 60          # until a broker drops a reading it couldn't pass on: it was of a moment
 EVENT_S = 7 * 86_400    # the same for an event: a week's holiday, and short of a broker's memory
 ORDERS = ("+/listening/set", "+/+/snooze/set", "+/+/threshold/set")
+OLD_S = 1.0             # what the broker kept of an earlier life follows on the subscription at once
 STATES = ("status", "+/status", "+/+/state", "+/+/+/state")
 LONGEST_ORDER = 100     # bytes; the longest there is has ten
 
@@ -47,7 +50,7 @@ class Config(BaseModel):
     type: Literal["mqtt"] = "mqtt"
     host: Annotated[str, Field(min_length=1)] = "localhost"
     port: int = Field(default=1883, ge=1, le=65535, description="usually 1883, with tls 8883")
-    base_topic: str = "streamer"
+    base_topic: Topic = "streamer"
     username: str | None = None
     password: SecretStr | None = None
     password_file: File | None = Field(default=None, description="file with the password in it, instead of `password`")
@@ -55,13 +58,9 @@ class Config(BaseModel):
     client_id: str | None = Field(default=None, min_length=1, description="null: streamer-<node>")
     keepalive_s: int = Field(default=15, ge=5, le=65535, description="a broker that hangs is noticed after twice this")
     protocol: Literal["3.1.1", "5"] = "3.1.1"
-
-    @field_validator("base_topic")
-    @classmethod
-    def _is_topic(cls, topic: str) -> str:
-        if not all(topic.split("/")) or not set(topic).isdisjoint("+#\0"):
-            raise ValueError(f"'{topic}' is no base topic; allowed: levels joined by '/', none empty, no '+' or '#'")
-        return topic
+    homeassistant: Discovery | None = Field(
+        default=Discovery(), description="announce the node to Home Assistant; null: don't"
+    )
 
     @model_validator(mode="after")
     def _has_one_password(self) -> Self:
@@ -90,6 +89,7 @@ class Mqtt:
         self._topic = f"{config.base_topic}/{site.node}"
         self._online = Message(f"{self._topic}/status", "online", retain=True)
         self._offline = replace(self._online, payload="offline")
+        self._device = _device(config, site)
         self._order = site.command
         self._broker = f"MQTT broker {config.host}:{config.port}"
         self._retry = Retry(log)
@@ -135,7 +135,9 @@ class Mqtt:
         """Deliver up to IN_FLIGHT messages at a time; they start in the outbox's order, and the wire keeps it."""
         outbox.resync()
         async with asyncio.TaskGroup() as group:
-            listener = group.create_task(self._listen(client, outbox), name="mqtt listener")
+            helpers = [group.create_task(self._listen(client, outbox), name="mqtt listener")]
+            if self._device:
+                helpers.append(group.create_task(self._introduce(client, self._device), name="mqtt introduction"))
             flying: set[asyncio.Task[None]] = set()
             while (message := await outbox.get()) is not None:
                 flying.add(group.create_task(self._deliver(client, outbox, message), name="mqtt delivery"))
@@ -143,7 +145,8 @@ class Mqtt:
                     _, flying = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
             if flying:
                 await asyncio.wait(flying)
-            listener.cancel()
+            for helper in helpers:
+                helper.cancel()
 
     async def _deliver(self, client: aiomqtt.Client, outbox: Outbox, message: Message) -> None:
         try:
@@ -154,7 +157,10 @@ class Mqtt:
 
     async def _listen(self, client: aiomqtt.Client, outbox: Outbox) -> None:
         """Hear the broker. Fails as soon as the connection does: a publisher with nothing to say would not notice."""
-        await client.subscribe([(f"{self._topic}/{topic}", 1) for topic in (*ORDERS, *STATES)])
+        topics = [f"{self._topic}/{topic}" for topic in (*ORDERS, *STATES)]
+        if self._device:
+            topics += [BIRTH, self._device.topic]
+        await client.subscribe([(topic, 1) for topic in topics])
         _heed_cancellation()
         async for message in client.messages:
             await self._hear(client, outbox, message)
@@ -165,7 +171,9 @@ class Mqtt:
         States come as they were stored (`retain` is set), from whatever life, and as our own echo.
         """
         topic = str(message.topic).removeprefix(f"{self._topic}/")
-        if topic.endswith("/set"):
+        if self._device and topic in (BIRTH, self._device.topic):
+            await self._hear_home_assistant(client, outbox, message, self._device)
+        elif topic.endswith("/set"):
             self._obey(topic, message)
         elif topic == "status":
             if message.payload != b"online":    # the will of an older connection, which ours has taken over
@@ -173,6 +181,25 @@ class Mqtt:
         elif message.retain and not outbox.knows(topic):
             log.info("%s: removes '%s', the state of a stream or rule that is no more", self._broker, message.topic)
             await _send(client, Message(str(message.topic), "", retain=True))
+
+    async def _introduce(self, client: aiomqtt.Client, us: Message) -> None:
+        """Tell Home Assistant what there is; what an earlier life told it was heard, and taken back, before."""
+        await asyncio.sleep(OLD_S)
+        await _send(client, us)
+
+    async def _hear_home_assistant(
+        self, client: aiomqtt.Client, outbox: Outbox, message: aiomqtt.Message, us: Message
+    ) -> None:
+        """It has started anew and wants to know all; or what we told it in an earlier life, where some of that left."""
+        assert isinstance(us.payload, Mapping)
+        if str(message.topic) == BIRTH:
+            if message.payload == b"online" and not message.retain:
+                await _send(client, us)
+                await _send(client, self._online)
+                outbox.restate()
+        elif message.retain and (farewell := removal(bytes(message.payload or b""), us.payload)):
+            await _send(client, replace(us, payload=farewell))
+            await _send(client, us)
 
     def _obey(self, topic: str, message: aiomqtt.Message) -> None:
         try:
@@ -202,6 +229,13 @@ class Mqtt:
         if config.password_file is not None:
             return read_secret(config.password_file, "password_file").decode()
         return config.password.get_secret_value() if config.password else None
+
+
+def _device(config: Config, site: Site) -> Message | None:
+    """What Home Assistant is told, if it is."""
+    if config.homeassistant is None:
+        return None
+    return Message(discovery_topic(config.homeassistant, site), device(site, config.base_topic), retain=True)
 
 
 async def _send(client: aiomqtt.Client, message: Message) -> None:

@@ -21,7 +21,7 @@ from paho.mqtt.client import CallbackAPIVersion, Client
 
 from streamer.core import Level, Message, Site, Status, StreamRules
 from streamer.reporter import level_message, status_message
-from streamer.sinks._homeassistant import Config, device, discovery_topic, removal
+from streamer.sinks._homeassistant import Discovery, device, discovery_topic, removal
 from streamer.sinks.base import to_json
 from tests.fakes import PATIENCE_S, wait_for
 from tests.integration.broker import Broker, tool
@@ -106,7 +106,7 @@ class HomeAssistant:
         wait_for(lambda: self.publish(reading) or self.state(name) == state, f"{name} to be {state}")
 
     def announce(self, site: Site) -> None:
-        self.publish(Message(discovery_topic(Config(), site), device(site, "streamer"), retain=True), root="")
+        self.publish(Message(discovery_topic(Discovery(), site), device(site, "streamer"), retain=True), root="")
 
     def publish(self, message: Message, root: str = "streamer/garage/") -> None:
         payload = message.payload.encode() if isinstance(message.payload, str) else to_json(message.payload)
@@ -252,7 +252,7 @@ def test_what_left_the_configuration_leaves(home: HomeAssistant) -> None:
     site = replace(GARAGE, streams=(replace(MIC, rules={"siren": ("Siren",), "dog-bark": ("Bark",)}),))
     first = removal(to_json(device(GARAGE, "streamer")), device(site, "streamer"))
     assert first is not None
-    home.publish(Message(discovery_topic(Config(), site), first, retain=True), root="")
+    home.publish(Message(discovery_topic(Discovery(), site), first, retain=True), root="")
     home.announce(site)
     home.shows(SMOKE, None)
     home.shows(THRESHOLD, None)

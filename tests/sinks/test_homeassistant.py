@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from streamer.core import Phase, Site, StreamRules
 from streamer.sinks import _homeassistant as homeassistant
-from streamer.sinks._homeassistant import Config, device, discovery_topic, removal
+from streamer.sinks._homeassistant import Discovery, device, discovery_topic, removal
 from streamer.sinks.base import to_json
 from tests.sinks.sites import GARAGE, MIC, ROOT, default_site
 
@@ -52,14 +52,14 @@ def test_the_device_is_announced_as_it_was_promised() -> None:
 
 
 def test_where() -> None:
-    assert discovery_topic(Config(), GARAGE) == "homeassistant/device/garage/config"
-    assert discovery_topic(Config(discovery_prefix="ha/x"), GARAGE) == "ha/x/device/garage/config"
+    assert discovery_topic(Discovery(), GARAGE) == "homeassistant/device/garage/config"
+    assert discovery_topic(Discovery(discovery_prefix="ha/x"), GARAGE) == "ha/x/device/garage/config"
 
 
 @pytest.mark.parametrize("prefix", ["", "/ha", "ha/", "a//b", "a/+/b", "#", "a\0"])
 def test_a_prefix_that_is_no_topic_is_refused(prefix: str) -> None:
     with pytest.raises(ValidationError, match="is no topic; allowed: levels joined by '/', none empty, no"):
-        Config(discovery_prefix=prefix)
+        Discovery(discovery_prefix=prefix)
 
 
 def test_each_rule_and_stream_is_there() -> None:

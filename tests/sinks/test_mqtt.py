@@ -21,7 +21,7 @@ def test_a_base_topic_has_levels(topic: str) -> None:
 
 @pytest.mark.parametrize("topic", ["", "/home", "home/", "a//b", "a/+/b", "#", "a\0"])
 def test_a_base_topic_that_is_none_is_refused(topic: str) -> None:
-    with pytest.raises(ValidationError, match="is no base topic; allowed: levels joined by '/', none empty, no"):
+    with pytest.raises(ValidationError, match="is no topic; allowed: levels joined by '/', none empty, no"):
         mqtt.Config(base_topic=topic)
 
 
