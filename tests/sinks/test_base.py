@@ -66,7 +66,7 @@ def test_what_works_for_a_moment_only_is_no_end_of_the_outage(clock: Clock, capl
             retry.succeeded("up")
             await retry.failed("down")
         retry.succeeded("up")
-        clock.now += STABLE_S
+        clock.now += STABLE_S + 1   # clear of rounding
         await retry.failed("down")
 
     with caplog.at_level(logging.INFO):
