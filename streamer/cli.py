@@ -10,7 +10,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,22 @@ if TYPE_CHECKING:
     from streamer.config import Settings
 
 DEMO_S = 40.0  # long enough for two alarms, each with its end
+
+
+def program() -> None:
+    """The process: `main`, and its exit code.
+
+    A thread that still computes in torch (a model that was too slow to stop) aborts a process that ends as Python does,
+    when it comes back to find no interpreter. So where threads are left, it ends at once.
+    """
+    code = main()
+    if threading.active_count() > 1:
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -192,4 +210,4 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

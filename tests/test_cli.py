@@ -223,3 +223,28 @@ def test_a_beginning_that_is_no_time(capsys):
         cli.main(["detect", "x.wav", "--at", "2h"])
     assert stopped.value.code == 2
     assert "'2h' is no time; write it as 2026-11-24T22:00" in capsys.readouterr().err
+
+
+BUSY = """
+import sys, threading, torch
+
+def compute():
+    with torch.inference_mode():
+        while True:
+            torch.nn.functional.linear(matrix, matrix)
+            begun.set()
+
+matrix, begun = torch.ones(1000, 1000), threading.Event()
+threading.Thread(target=compute, daemon=True).start()
+begun.wait()
+sys.argv = ["streamer", *sys.argv[1:]]
+from streamer import cli
+cli.program()
+"""
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["labels", "--json"], 0), (["check", "-c", "none.yaml"], 2)])
+def test_a_model_that_still_computes_does_not_abort_the_process(arguments: list[str], code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", BUSY, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert done.stdout + done.stderr
