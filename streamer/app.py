@@ -13,7 +13,6 @@ from pathlib import Path
 
 from streamer import edges
 from streamer.backends.base import Backend
-from streamer.config import Settings
 from streamer.core import Message, Reason, Scores, SegmentEnd, Site, Status, StreamRules
 from streamer.engine import Engine
 from streamer.errors import BackendError
@@ -24,6 +23,7 @@ from streamer.orders import Orders
 from streamer.outbox import Outbox
 from streamer.reporter import interrupted, status_message
 from streamer.rules.base import Tunable
+from streamer.settings import Settings
 from streamer.stats import Stats
 from streamer.supervisor import Supervisor
 

@@ -23,7 +23,7 @@ from streamer.cli_shared import FAULT, INTERRUPTED, MISTAKE, OK
 from streamer.errors import ConfigError, SourceError, StreamerError
 
 if TYPE_CHECKING:
-    from streamer.config import Settings
+    from streamer.settings import Settings
 
 DEMO_S = 40.0  # long enough for two alarms, each with its end
 

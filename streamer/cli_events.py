@@ -14,8 +14,8 @@ from streamer.cli_shared import Command, Record
 from streamer.errors import ConfigError, SinkError
 
 if TYPE_CHECKING:
-    from streamer.config import Settings
     from streamer.replay import Step
+    from streamer.settings import Settings
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 WHENS = "a moment as 2026-11-24T22:00 (without a zone: of this machine's), a time ago as 30m, 2h or 7d, or today"

@@ -13,7 +13,7 @@ from streamer.errors import ConfigError, SourceError
 if TYPE_CHECKING:
     from models import ModelSpec
     from streamer.backends.base import Backend
-    from streamer.config import Settings
+    from streamer.settings import Settings
 
 OK, FAULT, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 Command = Callable[[Any, str], argparse.ArgumentParser]

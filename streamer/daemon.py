@@ -15,9 +15,9 @@ from typing import Any
 from models.errors import ModelError
 from streamer.app import App
 from streamer.backends.base import Backend
-from streamer.config import Settings
 from streamer.core import Reason
 from streamer.errors import StreamerError
+from streamer.settings import Settings
 
 log = logging.getLogger(__name__)
 

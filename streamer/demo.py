@@ -18,9 +18,9 @@ from amqtt.broker import Broker
 from amqtt.contexts import BrokerConfig
 
 from models.train.alarms import smoke_alarm
-from streamer.config import OutboxConfig, Settings, StreamConfig
 from streamer.core import Samples
 from streamer.daemon import serve
+from streamer.settings import OutboxConfig, Settings, StreamConfig
 from streamer.sinks import mqtt
 from streamer.sources import file
 

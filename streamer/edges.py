@@ -14,9 +14,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from streamer.backends.base import Backend
-from streamer.config import ModelConfig, Settings, UnknownType
+from streamer.config import UnknownType
 from streamer.core import Site, StreamInfo
 from streamer.rules.base import Rule
+from streamer.settings import ModelConfig, Settings
 from streamer.sinks.base import Sink
 from streamer.sources.base import Source
 

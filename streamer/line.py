@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from models.spec import ModelSpec
 from streamer import edges
-from streamer.config import Settings
 from streamer.core import StreamInfo
 from streamer.reporter import Reporter
 from streamer.rules.base import Rule
+from streamer.settings import Settings
 from streamer.stats import Stats
 from streamer.stream import Stream
 

@@ -11,11 +11,11 @@ from math import isfinite
 from typing import Literal
 
 from streamer import edges
-from streamer.config import Settings
 from streamer.core import Message
 from streamer.errors import CommandError
 from streamer.journal_file import Order
 from streamer.rules.base import Tunable
+from streamer.settings import Settings
 from streamer.supervisor import Supervisor
 
 log = logging.getLogger(__name__)

@@ -20,11 +20,11 @@ from models.spec import FbankSpec, ModelSpec
 from streamer.audio.clock import Clock
 from streamer.audio.ring import Ring
 from streamer.backends.base import Backend
-from streamer.config import Settings
 from streamer.core import Level, Message, Reason, Scores, SegmentEnd
 from streamer.engine import Engine
 from streamer.errors import ConfigError, SourceError
 from streamer.line import Line, build_line
+from streamer.settings import Settings
 from streamer.sources.file import Config, FileSource
 from streamer.stats import Stats
 

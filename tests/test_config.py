@@ -8,8 +8,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, model_validator
 
 from models.spec import ModelSpec
-from streamer.config import ModelConfig, Settings, StreamConfig, UnknownType, effective, load, parse, schema
+from streamer.config import UnknownType, effective, load, parse, schema
 from streamer.errors import ConfigError
+from streamer.settings import ModelConfig, Settings, StreamConfig
 from tests.fakes import spec_of
 
 

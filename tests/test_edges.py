@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from streamer import config, edges
 from streamer.core import Site, StreamInfo
 from streamer.errors import ConfigError
+from streamer.settings import ModelConfig
 
 ROOT = Path(__file__).parent.parent
 INFO = StreamInfo("mic", "garage", 1.0, 10.24, 16000, ("Bark",), ("/m/05tny_",))
@@ -35,7 +36,7 @@ def test_each_edge_has_a_strict_frozen_model_of_its_type(kind: str) -> None:
 
 
 def test_back_ends_share_one_model() -> None:
-    assert edges.edge_config("backend", "local") is config.ModelConfig
+    assert edges.edge_config("backend", "local") is ModelConfig
 
 
 @pytest.mark.parametrize("name", ["nowhere", "base", "__init__", "../sinks/mqtt", ""])
@@ -68,7 +69,7 @@ def test_a_back_end_is_built_by_the_module_it_names(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, module.__name__, module)
     text = "node: garage\nstreams: {mic: {source: {type: microphone}}}\n"
     parsed = config.parse(text, "c.yaml", edges.edge_config)
-    settings = parsed.model_copy(update={"model": config.ModelConfig(backend="pretend")})
+    settings = parsed.model_copy(update={"model": ModelConfig(backend="pretend")})
     built: Any = edges.build_backend(settings)
     assert built == (settings,)
 
@@ -88,7 +89,7 @@ def test_a_gpu_that_is_not_there_is_a_mistake_with_its_line(n_gpus: int, monkeyp
 def test_the_default_configuration_has_a_rule_for_each_starter_label(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MQTT_PASSWORD", raising=False)
     settings = config.load(ROOT / "config.yaml", edges.edge_config)
-    assert settings.model == config.ModelConfig()
+    assert settings.model == ModelConfig()
     assert list(settings.streams) == ["mic"]
     assert list(settings.sinks) == ["mqtt"]
     assert {name: rule.model_dump()["labels"] for name, rule in settings.rules_of("mic").items()} == {

@@ -32,6 +32,7 @@ LAYERS = (
     ("streamer.journal_file",),
     ("streamer.database",),
     ("streamer.references",),
+    ("streamer.settings",),
     ("streamer.mistakes",),
     ("streamer.document",),
     ("streamer.core",),

@@ -3,8 +3,8 @@
 import pytest
 
 from streamer import config, edges
-from streamer.config import Settings
 from streamer.errors import ConfigError
+from streamer.settings import Settings
 from tests.fakes import spec_of
 
 TEXT = """\

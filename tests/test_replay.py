@@ -13,12 +13,12 @@ import pytest
 from streamer import config, edges
 from streamer.audio.clock import Clock
 from streamer.audio.ring import Ring
-from streamer.config import Settings
 from streamer.core import Message, Samples, Scores, SegmentEnd
 from streamer.engine import Engine
 from streamer.errors import ConfigError, SourceError
 from streamer.line import build_line
 from streamer.replay import is_scores, replay
+from streamer.settings import Settings
 from streamer.sources import file
 from streamer.stats import Stats
 from tests.fakes import FakeBackend, loudness, spec_of, wait_for

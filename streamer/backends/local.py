@@ -8,8 +8,8 @@ import torch
 
 from models import load
 from models.checkpoint import to_dtype
-from streamer.config import DEVICE, Settings
 from streamer.errors import BackendError, ConfigError
+from streamer.settings import DEVICE, Settings
 
 
 def build(settings: Settings) -> "Local":

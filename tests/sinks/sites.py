@@ -5,6 +5,7 @@ from pathlib import Path
 from streamer import config, edges
 from streamer.core import Site, StreamRules
 from streamer.rules.base import Tunable
+from streamer.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 MIC = StreamRules(
@@ -15,7 +16,7 @@ MIC = StreamRules(
 GARAGE = Site("garage", (MIC,))
 
 
-def site_of(settings: config.Settings) -> Site:
+def site_of(settings: Settings) -> Site:
     """What the daemon would tell its sinks."""
     rules = {name: settings.rules_of(name) for name in settings.streams}
     return Site(

@@ -1,0 +1,143 @@
+"""What can be configured: strict, frozen models, and what each option means. `config` reads them from a file."""
+
+import json
+import re
+from typing import Annotated, Any, Literal
+from unicodedata import normalize
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializeAsAny,
+    WithJsonSchema,
+    field_validator,
+)
+
+from streamer.document import Document, dotted
+
+FRAME_S = 0.01  # one fbank row; a hop is a whole number of them
+NAME = r"[a-z0-9_-]+"  # names stand in MQTT topics
+DEVICE = r"auto|cpu|cuda(:[0-9]+)?"
+
+
+def _check_name(name: str) -> str:
+    if re.fullmatch(NAME, name):
+        return name
+    ascii_only = normalize("NFKD", name).encode("ascii", "ignore").decode()
+    better = re.sub(r"[^a-z0-9_-]+", "_", ascii_only.lower()).strip("_")
+    hint = f". Did you mean '{better}'?" if better else ""
+    raise ValueError(f"the name '{name}' may hold only a-z, 0-9, _ and -{hint}")
+
+
+Name = Annotated[str, AfterValidator(_check_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelConfig(_Strict):
+    """Which model runs, and on what. `checkpoint` is a bundled name or a folder."""
+
+    checkpoint: Annotated[str, Field(min_length=1)] = "starter"
+    backend: str = "local"
+    device: Annotated[str, Field(json_schema_extra={"pattern": f"^({DEVICE})$"})] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, device: str) -> str:
+        if not re.fullmatch(DEVICE, device):
+            raise ValueError(f"must be auto, cpu, cuda or cuda:N with the number of a GPU, not '{device}'")
+        return device
+
+
+class ScoresConfig(_Strict):
+    """Readings of the highest scores, for people who set thresholds: the `top` labels, at most every `every_s`."""
+
+    top: Annotated[int, Field(ge=1, le=100)] = 5
+    every_s: Annotated[float, Field(ge=0.1)] = 5.0
+
+
+class OutboxConfig(_Strict):
+    """Where events wait until they are delivered, and how many of them for each sink: the oldest are dropped then."""
+
+    path: str | None = Field(
+        default="auto", min_length=1, description="an SQLite file; auto: in the state folder; null: in memory"
+    )
+    max_events: Annotated[int, Field(ge=1)] = 10_000
+    max_mb: Annotated[float, Field(gt=0, description="millions of bytes of JSON")] = 16.0
+
+
+class StreamConfig(_Strict):
+    """One source's line.
+
+    `late` says what happens when the model can't keep up: score only the newest window, or every one, however late;
+    `auto` is the newest for live sources and every one for files. `rules` changes rules' options on this stream only;
+    null or false switches a rule off there.
+    """
+
+    source: SerializeAsAny[BaseModel]
+    hop_s: float = 1.0
+    gate_dbfs: Annotated[float, Field(le=0)] | None = None
+    late: Literal["auto", "latest", "every"] = "auto"
+    scores: ScoresConfig | None = None
+    rules: dict[Name, dict[str, Any] | bool | None] = {}
+
+    @field_validator("hop_s")
+    @classmethod
+    def _check_hop(cls, hop_s: float) -> float:
+        frames = round(hop_s / FRAME_S)
+        if abs(hop_s / FRAME_S - frames) > 1e-6 or frames < 1:
+            raise ValueError(f"must be a multiple of 0.01 seconds, and at least 0.01, not {hop_s:g}")
+        return hop_s
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _allow_empty(cls, section: object) -> object:
+        return {} if section is None else section
+
+
+class Settings(_Strict):
+    """A whole, valid configuration.
+
+    `keep_thresholds` keeps those that were set over MQTT when the daemon starts anew.
+    """
+
+    node: Name
+    model: ModelConfig = ModelConfig()
+    streams: Annotated[dict[Name, StreamConfig], Field(min_length=1)]
+    rules: dict[Name, SerializeAsAny[BaseModel]] = {}
+    sinks: dict[Name, SerializeAsAny[BaseModel]] = {}
+    outbox: OutboxConfig = OutboxConfig()
+    keep_thresholds: bool = False
+    _document: Document | None = PrivateAttr(None)
+
+    @field_validator("model", "rules", "sinks", "outbox", mode="before")
+    @classmethod
+    def _allow_empty(cls, section: object) -> object:
+        return {} if section is None else section
+
+    def model_post_init(self, context: Any) -> None:
+        """Remember the file that validation was given as context."""
+        self._document = context
+
+    def rules_of(self, stream: str) -> dict[str, BaseModel]:
+        """The rules that watch `stream`, by name, with its own options merged in."""
+        changes = self.streams[stream].rules
+        active = {name: rule for name, rule in self.rules.items() if changes.get(name, True) not in (None, False)}
+        return {name: _changed(rule, changes.get(name)) for name, rule in active.items()}
+
+    def locate(self, *path: str | int) -> str:
+        """Where a key stands, to begin a sentence about it: `config.yaml:14: rules.siren.labels`."""
+        return self._document.locate(path) if self._document else dotted(path)
+
+
+def _changed(rule: BaseModel, changes: Any) -> BaseModel:
+    if not isinstance(changes, dict):
+        return rule
+    options = rule.model_dump(mode="json", exclude_unset=True) | changes
+    return type(rule).model_validate_json(json.dumps(options), strict=False)  # they were checked on loading
