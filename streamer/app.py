@@ -30,6 +30,7 @@ from streamer.supervisor import Supervisor
 log = logging.getLogger(__name__)
 BROKEN_S = 15.0  # a sink with a mistake of ours in it: rarely enough to keep the log readable
 STATS_S = 30.0
+OPEN_S = 3.0  # for the outbox's file, at the start; a broken one is read through in less
 STUCK_S = 120.0  # the largest batch of the largest model takes half a minute on a slow CPU
 STOP_S = 4.1  # from a signal to the end of the sinks; service managers and people are promised 5 s for it all
 LAST_WORD_S = 1.5  # of it: for sinks that were cut off to say `offline`
@@ -57,12 +58,12 @@ class App:
         self._reason = Reason.STOP
         self._keeps_backend = False
         self._supervisors = {name: self._supervisor(name) for name in settings.streams}
-        self._journal = self._make_journal()
-        keep = self._journal.keep if self._journal and settings.keep_thresholds else None
-        self.orders = Orders(settings, self._supervisors, self._put, keep)
+        self.journal = self._make_journal()
+        self.orders = Orders(settings, self._supervisors, self._put, self.journal)
         site = Site(settings.node, tuple(map(self._rules_of, settings.streams)), self.orders.take)
         self._sinks = {name: edges.build_sink(config, site) for name, config in settings.sinks.items()}
-        self._outboxes = {name: self._outbox(name) for name in self._sinks}
+        self.outboxes = {name: self._outbox(name) for name in self._sinks}
+        self._inherited: dict[str, list[Message]] = {}
         self._failure: BaseException | None = None
 
     def _make_journal(self) -> Journal | None:
@@ -74,7 +75,7 @@ class App:
 
     def _outbox(self, sink: str) -> Outbox:
         options = self.settings.outbox
-        return Outbox(options.max_events, max_bytes=round(options.max_mb * 1e6), sink=sink, journal=self._journal)
+        return Outbox(options.max_events, max_bytes=round(options.max_mb * 1e6), sink=sink, journal=self.journal)
 
     def _supervisor(self, name: str) -> Supervisor:
         options = self.settings.streams[name]
@@ -100,10 +101,33 @@ class App:
             BackendError: the model broke.
         """
         self._announce()
-        async with self._journal or nullcontext():
-            await self._work()
+        async with self.journal or nullcontext():
+            await self._wait_for_the_disk()
+            self._inherit()
+            if not self._stop.is_set():
+                await self._work()
         if self._failure:
             raise BackendError(f"stopped by a fault: {self._failure}") from self._failure
+
+    async def _wait_for_the_disk(self) -> None:
+        """Give the journal a moment to find what an earlier life left, unless we are to stop."""
+        if self.journal:
+            waits = [asyncio.ensure_future(event.wait()) for event in (self.journal.opened, self._stop)]
+            await asyncio.wait(waits, timeout=OPEN_S, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+
+    def succeed(self, before: "App") -> None:
+        """Take over what `before`, which has ended, could not deliver and this one won't find on the disk."""
+        is_same_file = before.journal and self.journal and before.journal.path == self.journal.path
+        for sink in self.outboxes.keys() & before.outboxes.keys():
+            left = before.outboxes[sink].left
+            self._inherited[sink] = [entry.message for entry in left if entry.row is None or not is_same_file]
+
+    def _inherit(self) -> None:
+        for sink, messages in self._inherited.items():
+            for message in messages:
+                self.outboxes[sink].put(message)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -152,14 +176,14 @@ class App:
             self.stats.observe_ms("latency", late_s * 1e3)
 
     def _put(self, message: Message) -> None:
-        for outbox in self._outboxes.values():
+        for outbox in self.outboxes.values():
             outbox.put(message)
 
     def _adopt(self, found: Found) -> None:
         """Go on where an earlier life left off: deliver what it could not, end what it left open."""
         for sink, entries in found.waiting.items():
-            if sink in self._outboxes:
-                self._outboxes[sink].adopt(entries)
+            if sink in self.outboxes:
+                self.outboxes[sink].adopt(entries)
             else:
                 said = "%d events wait for sink '%s', which the configuration doesn't name any more; they are kept"
                 log.warning(said, len(entries), sink)
@@ -168,7 +192,7 @@ class App:
         self.orders.obey_again(found.kept)
 
     def _wake(self) -> None:
-        for outbox in self._outboxes.values():
+        for outbox in self.outboxes.values():
             outbox.wake()
 
     def _announce(self) -> None:
@@ -194,10 +218,11 @@ class App:
         """A sink retries by itself; should it break all the same, the others and the listening go on."""
         while True:
             try:
-                return await self._sinks[name].run(self._outboxes[name])
+                return await self._sinks[name].run(self.outboxes[name])
             except Exception:
                 log.exception("sink %s: broken; starting it again in %.0f s", name, BROKEN_S)
                 await asyncio.sleep(BROKEN_S)
+                self.outboxes[name].resync()  # what it held in its hands
 
     async def _stop_when_done(self, sources: list[asyncio.Task[None]]) -> None:
         await asyncio.wait(sources)
@@ -230,18 +255,19 @@ class App:
 
     async def _close_sinks(self, sinks: dict[str, asyncio.Task[None]], deadline: float) -> None:
         """Let them deliver what there is until the deadline, and have a last word."""
-        for outbox in self._outboxes.values():
+        for outbox in self.outboxes.values():
             outbox.close()
         if not sinks:
             return
         await asyncio.wait(sinks.values(), timeout=max(0.1, deadline - time.monotonic() - LAST_WORD_S))
         for name, task in sinks.items():
-            if task.cancel() and self._outboxes[name].pending:
-                log.warning("sink %s: %d events were not delivered", name, self._outboxes[name].pending)
+            if task.cancel() and self.outboxes[name].pending:
+                fate = "wait on disk" if self.journal and not self.journal.is_failing else "were not delivered"
+                log.warning("sink %s: %d events %s", name, self.outboxes[name].pending, fate)
         await asyncio.wait(sinks.values(), timeout=LAST_WORD_S)
 
     def _n_dropped(self) -> int:
-        waiting = sum(outbox.dropped for outbox in self._outboxes.values())
+        waiting = sum(outbox.dropped for outbox in self.outboxes.values())
         return waiting + sum(getattr(sink, "dropped", 0) for sink in self._sinks.values())
 
     async def _report_stats(self, engine: Engine) -> None:
@@ -250,9 +276,9 @@ class App:
             await asyncio.sleep(STATS_S)
             self.stats.gauge("real_time_factor", round((engine.busy_s - busy_s) / STATS_S, 4))
             busy_s = engine.busy_s
-            self.stats.gauge("pending_events", sum(outbox.pending for outbox in self._outboxes.values()))
+            self.stats.gauge("pending_events", sum(outbox.pending for outbox in self.outboxes.values()))
             self.stats.gauge("dropped_events", self._n_dropped())
-            self.stats.gauge("events_on_disk", int(self._journal is not None and not self._journal.is_failing))
+            self.stats.gauge("events_on_disk", int(self.journal is not None and not self.journal.is_failing))
             self.stats.gauge("reconnects", sum(getattr(sink, "reconnects", 0) for sink in self._sinks.values()))
             self.stats.gauge("overflows", sum(supervisor.source.overflows for supervisor in self._supervisors.values()))
             self._put(Message("stats", self.stats.snapshot(), qos=0))

@@ -66,6 +66,7 @@ def parse(text: str, name: str, edge_config: EdgeConfig, spec_of: SpecOf | None 
     shape = validated(Settings, check.document.data, check.document, ())
     check.backend()
     check.secrets()
+    check.outbox()
     check.keeping()
     check.topics()
     rules = {path[-1]: check.edge("rule", path) for path in check.entries("rules")}
@@ -133,6 +134,12 @@ class _Check:
         """Names stand in topics: a rule of that name would speak where its stream says whether it listens."""
         if "listening" in self.document.at(("rules",)):
             self.document.add(("rules", "listening"), "no name for a rule, as it stands in a topic of its stream")
+
+    def outbox(self) -> None:
+        """SQLite's own words for a folder are no help."""
+        path = self.document.at(("outbox",)).get("path")
+        if isinstance(path, str) and Path(path).expanduser().is_dir():
+            self.document.add(("outbox", "path"), f"'{path}' is a folder; name a file in it")
 
     def keeping(self) -> None:
         """What outlives the process needs a file."""

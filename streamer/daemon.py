@@ -82,6 +82,8 @@ async def _run(app: App, stop: asyncio.Event, reload: asyncio.Event, load: Calla
     succession.cancel()
     stopping.cancel()
     await running
+    if successor:
+        successor.succeed(app)
     return successor
 
 

@@ -14,12 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from streamer.journal_file import Entry, Found, JournalFile, Order
+from streamer.journal_file import Batch, Entry, Found, JournalFile, Order
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 2.0    # a worn memory card stands still for a second now and then; an alarm must not wait for a dead one
-OPEN_S = 3.0        # at the start; a broken file is read through in less
 CLOSE_S = 0.4       # at the end, of the 5 s that a stop may take
 
 
@@ -31,7 +30,7 @@ def default_path(node: str) -> Path:
 
 
 class Journal:
-    """Keeps entries on disk from `put` to `forget`.
+    """Keeps entries on disk from `put` to `forget`. What is said in one go, without a wait, reaches the disk as one.
 
     Args:
         path: the file; made, with its folder, where there is none.
@@ -40,91 +39,126 @@ class Journal:
     """
 
     def __init__(self, path: Path, found: Callable[[Found], None], released: Callable[[], None]) -> None:
+        self.path = path
         self.is_failing = False     # nothing waits for the disk then
+        self.opened = asyncio.Event()   # or shown that it won't be soon
         self._found, self._released = found, released
-        self._waiting: deque[tuple[float, Entry]] = deque()     # for the disk, and since when
+        self._batch = Batch()       # for the file's thread, once it has written the one before
+        self._is_busy = False
+        self._waiting: deque[Entry] = deque()   # for the disk
         self._timer: asyncio.TimerHandle | None = None
-        self._opened = asyncio.Event()
         self._closed = asyncio.Event()
-        self._path = path
         self._file = JournalFile(path, self, self._on_loop)
 
     async def __aenter__(self) -> Self:
-        """Begin; returns when `found` was called, or a fault or `OPEN_S` showed that it won't be soon."""
+        """Begin to open the file."""
         self._loop = asyncio.get_running_loop()
+        self._is_busy = True
         self._file.start()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._opened.wait(), OPEN_S)
         return self
 
     def put(self, entry: Entry) -> None:
         """Write an entry; it may leave once that is done, or after `PATIENCE_S`."""
         entry.may_leave = self.is_failing or entry.text is None
         if entry.text is not None:
-            self._file.do(self._file.put, entry)
+            self._batch.new[entry] = None
+            match entry.message.payload:
+                case {"event_type": "start", "id": str(event_id)}:
+                    self._batch.open[event_id] = entry.message
+                case {"event_type": "end", "id": str(event_id)}:
+                    self._batch.open[event_id] = None
+            self._loop.call_soon(self._flush)
         if entry.may_leave:
             return
-        self._waiting.append((time.monotonic(), entry))
+        self._waiting.append(entry)
         if self._timer is None:
             self._timer = self._loop.call_later(PATIENCE_S, self._lose_patience)
 
     def forget(self, entry: Entry) -> None:
         """Remove an entry: delivered, or given up."""
         entry.may_leave = True
-        self._file.do(self._file.forget, entry)
+        if entry in self._batch.new:
+            del self._batch.new[entry]
+        elif entry.text is not None:
+            self._batch.gone.append(entry)
+            self._loop.call_soon(self._flush)
 
     def keep(self, order: Order) -> None:
         """Remember an order; a later one on its topic takes its place."""
-        self._file.do(self._file.keep, order)
+        self._batch.kept[order.topic] = order
+        self._loop.call_soon(self._flush)
+
+    def drop(self, order: Order) -> None:
+        """Forget an order."""
+        self._batch.kept[order.topic] = None
+        self._loop.call_soon(self._flush)
 
     async def __aexit__(self, *exception: object) -> None:
         """Write what is left, for at most `CLOSE_S`."""
-        self._file.do(None)
+        self._file.write(self._batch)
+        self._file.close()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closed.wait(), CLOSE_S)
         if self._timer:
             self._timer.cancel()
 
-    # -- what the file's thread says --------------------------------------------------------------------------
+    # -- what the file's thread says -----------------------------------------------------------------------------
 
     def on_found(self, found: Found) -> None:
-        """The file is open."""
+        """The file is open for the first time; this was in it."""
         self.is_failing = False
         self._found(found)
-        self._opened.set()
+        self.opened.set()
 
-    def on_saved(self, entries: list[Entry]) -> None:
-        """These are on the disk."""
+    def on_written(self, entries: list[Entry]) -> None:
+        """All that was handed over is on the disk, now these entries too."""
         self.is_failing = False
         for entry in entries:
             entry.may_leave = True
-        while self._waiting and self._waiting[0][1].may_leave:
-            self._waiting.popleft()
-        self._released()
+        self._go_on()
 
     def on_fault(self) -> None:
         """The file can't be written: nothing waits for it until it can."""
         self.is_failing = True
-        self._opened.set()
-        self._release(time.monotonic())
+        self.opened.set()
+        self._release()
+        self._go_on()
 
     def on_closed(self) -> None:
         """The thread has ended."""
         self._closed.set()
 
-    def _lose_patience(self) -> None:
-        self._timer = None
-        since = time.monotonic() - PATIENCE_S
-        if self._waiting and self._waiting[0][0] <= since:
-            log.warning("%s: the disk takes over %g s; events go out before they are on it", self._path, PATIENCE_S)
-            self._release(since)
-        if self._waiting:
-            wait_s = self._waiting[0][0] - since
-            self._timer = self._loop.call_later(wait_s, self._lose_patience)
+    def _go_on(self) -> None:
+        while self._waiting and self._waiting[0].may_leave:
+            self._waiting.popleft()
+        self._released()
+        self._is_busy = False
+        self._flush()
 
-    def _release(self, since: float) -> None:
-        while self._waiting and self._waiting[0][0] <= since:
-            self._waiting.popleft()[1].may_leave = True
+    def _flush(self) -> None:
+        """Hand over what there is, unless the thread is busy: what it is slow with shall not pile up before it."""
+        if self._batch and not self._is_busy:
+            self._is_busy = True
+            self._file.write(self._batch)
+            self._batch = Batch()
+
+    def _lose_patience(self) -> None:
+        """A disk that takes too long counts as failing until it answers."""
+        self._timer = None
+        while self._waiting and self._waiting[0].may_leave:
+            self._waiting.popleft()
+        if not self._waiting:
+            return
+        if (wait_s := self._waiting[0].since + PATIENCE_S - time.monotonic()) > 0:
+            self._timer = self._loop.call_later(wait_s, self._lose_patience)
+            return
+        log.warning("%s: the disk takes over %g s; events go out before they are on it", self.path, PATIENCE_S)
+        self.is_failing = True
+        self._release()
+
+    def _release(self) -> None:
+        while self._waiting:
+            self._waiting.popleft().may_leave = True
         self._released()
 
     def _on_loop(self, function: Callable[..., None], *arguments: Any) -> None:

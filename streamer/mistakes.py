@@ -143,7 +143,8 @@ def _sentence(group: list[ErrorDetails], model: type[BaseModel], at: KeyPath, va
             return details["msg"].replace("Input should be", "must be")
     allowed = dict.fromkeys(ALLOWED[details["type"]].format(**details.get("ctx", {})) for details in group)
     is_secret = any("Secret" in str(annotation) for annotation in _annotations(model, at))
-    given = "" if is_secret else f", not {_given(value, written)}"
+    is_length = isinstance(value, list) and details["type"] in {"too_short", "too_long"}
+    given = "" if is_secret else f", not {len(value) if is_length else _given(value, written)}"
     return f"must be {' or '.join(allowed)}{given}{_hint(allowed, value, written or str(value), is_secret)}"
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 from streamer import edges
 from streamer.core import Message
 from streamer.errors import CommandError
+from streamer.journal import Journal
 from streamer.journal_file import Order
 from streamer.rules.base import Tunable
 from streamer.settings import Settings
@@ -46,7 +47,7 @@ class Orders:
         settings: what runs.
         supervisors: of each stream.
         put: takes the messages that an order brings about.
-        keep: takes orders that shall be obeyed after a restart too; None: none shall.
+        journal: keeps thresholds over a restart, if `settings` say so; None: there is no file to keep them in.
     """
 
     def __init__(
@@ -54,12 +55,12 @@ class Orders:
         settings: Settings,
         supervisors: Mapping[str, Supervisor],
         put: Callable[[Message], None],
-        keep: Callable[[Order], None] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self._settings = settings
         self._supervisors = supervisors
         self._put = put
-        self._keep = keep
+        self._journal = journal
         self._rules = {name: supervisor.line.rules for name, supervisor in supervisors.items()}
 
     def states(self) -> Iterator[Message]:
@@ -80,13 +81,16 @@ class Orders:
         log.info("ordered: %s %s", topic, text)
 
     def obey_again(self, orders: Iterable[Order]) -> None:
-        """Obey what an earlier life was ordered to keep, unless the configuration was changed since."""
+        """Obey what an earlier life was ordered to keep; what the configuration overruled since is forgotten."""
         for order in orders:
             with suppress(CommandError):    # that stream or rule is gone
                 command = parse(order.topic, order.text, self._rules)
-                if self._keep and order.instead_of == self._configured(command):
+                if self._settings.keep_thresholds and order.instead_of == self._configured(command):
                     self._obey(command, order.topic)
                     log.info("ordered before the restart: %s %s", order.topic, order.text)
+                    continue
+            if self._journal:
+                self._journal.drop(order)
 
     def _configured(self, command: Command) -> str:
         """The threshold that the configuration gives, in words."""
@@ -117,8 +121,8 @@ class Orders:
         for message in line.reporter.replace(order.rule, rule):
             self._put(message)
         self._put(_threshold(order.stream_id, order.rule, order.value))
-        if self._keep:
-            self._keep(Order(topic, str(order.value), self._configured(order)))
+        if self._journal and self._settings.keep_thresholds:
+            self._journal.keep(Order(topic, str(order.value), self._configured(order)))
 
 
 def _threshold(stream: str, rule: str, value: float) -> Message:

@@ -5,16 +5,22 @@ event is on disk before it is given out, and leaves the disk when it was acknowl
 """
 
 import asyncio
+import logging
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from streamer.core import Message
 from streamer.journal import Journal
-from streamer.journal_file import Entry, to_text
+from streamer.journal_file import Entry
+from streamer.payload import to_json
+
+log = logging.getLogger(__name__)
 
 MAX_EVENTS = 10_000
 MAX_BYTES = 16_000_000
+LATE_S = 5.0    # an event that waited longer than that is a replay: a receiver that works takes it in less
 
 
 def is_event(message: Message) -> bool:
@@ -44,6 +50,7 @@ class Outbox:
         self._sink = sink
         self._journal = journal
         self._bytes = 0                                 # of all events below
+        self._is_overflowing = False                    # and that was said
         self._events: deque[Entry] = deque()            # waiting, oldest first
         self._replays = 0                               # so many of them, the first, were there at the last resync
         self._given: deque[Entry] = deque()             # got and not acknowledged: older than any that waits
@@ -58,12 +65,22 @@ class Outbox:
         """Events not acknowledged yet."""
         return len(self._given) + len(self._events)
 
+    @property
+    def has_event(self) -> bool:
+        """Whether an event waits for nothing but to be got."""
+        return bool(self._events) and self._events[0].may_leave
+
+    @property
+    def left(self) -> list[Entry]:
+        """Events not acknowledged yet, oldest first."""
+        return [*self._given, *self._events]
+
     def put(self, message: Message) -> None:
         """Take a message to deliver; returns at once."""
         if message.retain:
             self._states[message.topic] = self._due[message.topic] = message
         elif is_event(message):
-            self._put_event(Entry(self._sink, message, to_text(message.payload), may_leave=True))
+            self._put_event(Entry(self._sink, message, _text(message), may_leave=True))
         else:
             self._readings[message.topic] = message
         self.wake()
@@ -73,15 +90,14 @@ class Outbox:
         self._bytes += entry.size
         if self._journal:
             self._journal.put(entry)
-        while self._events and (self.pending > self._max_events or self._bytes > self._max_bytes):
-            self._forget(self._take())
-            self.dropped += 1
+        self._drop()
 
     def adopt(self, entries: Sequence[Entry]) -> None:
         """Take events that an earlier life of this sink left, oldest first: they come before all others."""
         self._events.extendleft(reversed(entries))
         self._bytes += sum(entry.size for entry in entries)
         self._replays += len(entries)
+        self._drop()
         self.wake()
 
     def wake(self) -> None:
@@ -101,6 +117,7 @@ class Outbox:
             if given.message is message:
                 del self._given[i]
                 self._forget(given)
+                self._is_overflowing &= self.pending > 0
                 return
 
     def knows(self, topic: str) -> bool:
@@ -141,10 +158,20 @@ class Outbox:
 
     def _take(self) -> Entry:
         entry = self._events.popleft()
-        if self._replays:
-            self._replays -= 1
-            entry.message = _replayed(entry.message)
+        is_replay = self._replays > 0 or time.monotonic() - entry.since > LATE_S
+        self._replays = max(0, self._replays - 1)
+        if is_replay:
+            entry.message = replayed(entry.message)
         return entry
+
+    def _drop(self) -> None:
+        while self._events and (self.pending > self._max_events or self._bytes > self._max_bytes):
+            self._forget(self._take())
+            self.dropped += 1
+            if not self._is_overflowing:
+                what = "sink %s: over %d events or %.1f MB wait for it; from now on the oldest are dropped"
+                log.warning(what, self._sink, self._max_events, self._max_bytes / 1e6)
+                self._is_overflowing = True
 
     def _forget(self, entry: Entry) -> None:
         self._bytes -= entry.size
@@ -152,7 +179,15 @@ class Outbox:
             self._journal.forget(entry)
 
 
-def _replayed(event: Message) -> Message:
+def _text(message: Message) -> str | None:
+    try:
+        return to_json(message.payload).decode()
+    except ValueError:      # its sink will say so
+        return None
+
+
+def replayed(event: Message) -> Message:
+    """The event as it is told to a receiver for whom it had to wait."""
     if isinstance(event.payload, Mapping) and "replayed" in event.payload:
         return replace(event, payload={**event.payload, "replayed": True})
     return event

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from streamer import app, config, edges, supervisor
+from streamer import app, config, edges, journal_file, supervisor
 from streamer.core import Reason, StreamRules
 from streamer.errors import BackendError, CommandError, SourceError
+from streamer.outbox import is_event
 from tests.fakes import FakeBackend, FakeSource, loudness, spec_of
 
 SETTINGS = """
@@ -23,6 +24,7 @@ sinks:
   all: {type: jsonl, path: "-"}
 outbox: {path: null}
 """
+SILENCE = np.zeros(1600, np.float32)
 NOISE = np.random.default_rng(0).normal(0, 0.3, 16000).astype(np.float32)
 
 
@@ -270,18 +272,78 @@ def test_a_threshold_is_set_while_running(daemon):
 
 def test_events_wait_on_disk_for_a_sink_that_left_until_it_is_back(daemon, tmp_path, monkeypatch, caplog):
     on_disk = SETTINGS.replace("path: null", f"path: {tmp_path / 'outbox'}")
-    silence = np.zeros(1600, np.float32)
     monkeypatch.setattr(app, "STOP_S", 0.2)
 
     def live(room, settings=on_disk, run=None):
-        made, sink = daemon(FakeSource(room), FakeSource(silence), settings=settings)
+        made, sink = daemon(FakeSource(room), FakeSource(SILENCE), settings=settings)
         monkeypatch.setattr(sink, "run", run or sink.run)
         asyncio.run(made.run())
         return [(event["event_type"], event["replayed"]) for event in sink.of("room/event")]
 
     live(NOISE, run=lambda _: asyncio.Event().wait())  # takes nothing
-    assert live(silence, on_disk.replace("  all:", "  other:")) == []
+    assert live(SILENCE, on_disk.replace("  all:", "  other:")) == []
     said = "2 events wait for sink 'all', which the configuration doesn't name any more; they are kept"
     assert said in caplog.messages
-    assert live(silence) == [("start", True), ("end", True)]
-    assert live(silence) == []
+    assert live(SILENCE) == [("start", True), ("end", True)]
+    assert live(SILENCE) == []
+
+
+def test_a_successor_delivers_what_waits_in_memory(daemon, monkeypatch):
+    monkeypatch.setattr(app, "STOP_S", 0.2)
+    before, deaf = daemon(FakeSource(NOISE), FakeSource(SILENCE))
+    monkeypatch.setattr(deaf, "run", lambda _: asyncio.Event().wait())
+    asyncio.run(before.run())
+    after, sink = daemon(FakeSource(SILENCE), FakeSource(SILENCE))
+    after.succeed(before)
+    asyncio.run(after.run())
+    assert sink.phases("room") == ["start", "end"]
+
+
+def test_a_successor_finds_on_the_disk_what_waits_there(daemon, tmp_path, monkeypatch):
+    on_disk = SETTINGS.replace("path: null", f"path: {tmp_path / 'outbox'}")
+    monkeypatch.setattr(app, "STOP_S", 0.2)
+    before, deaf = daemon(FakeSource(NOISE), FakeSource(SILENCE), settings=on_disk)
+    monkeypatch.setattr(deaf, "run", lambda _: asyncio.Event().wait())
+    asyncio.run(before.run())
+    after, sink = daemon(FakeSource(SILENCE), FakeSource(SILENCE), settings=on_disk)
+    after.succeed(before)
+    asyncio.run(after.run())
+    assert sink.phases("room") == ["start", "end"]
+
+
+def test_a_sink_that_broke_gets_again_what_it_had_in_its_hands(daemon, monkeypatch):
+    monkeypatch.setattr(app, "BROKEN_S", 0.01)
+    made, sink = daemon(FakeSource(NOISE), FakeSource(SILENCE))
+    collect, is_clumsy = sink.run, [True]
+
+    async def run(outbox):
+        while is_clumsy:
+            if is_event(await outbox.get()):
+                is_clumsy.clear()
+                raise KeyError("clumsy")
+        await collect(outbox)
+
+    monkeypatch.setattr(sink, "run", run)
+    asyncio.run(made.run())
+    assert sink.phases("room") == ["start", "end"]
+
+
+def test_it_stops_while_it_waits_for_a_disk_that_hangs(daemon, tmp_path, monkeypatch):
+    hung = threading.Event()
+
+    def hang(*_, **__):
+        hung.wait(20)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(app, "OPEN_S", 60.0)
+    monkeypatch.setattr(journal_file, "open_database", hang)
+    made, _ = daemon(FakeSource(NOISE, end=None), settings=SETTINGS.replace("path: null", f"path: {tmp_path / 'x'}"))
+
+    async def run():
+        async with asyncio.timeout(15), running(made):
+            await asyncio.sleep(0.01)
+
+    try:
+        asyncio.run(run())
+    finally:
+        hung.set()

@@ -35,7 +35,7 @@ LAYERS = (
     ("streamer.settings",),
     ("streamer.mistakes",),
     ("streamer.document",),
-    ("streamer.core",),
+    ("streamer.core", "streamer.payload"),
     ("streamer.errors",),
     ("models",),
 )

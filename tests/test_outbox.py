@@ -239,3 +239,25 @@ def test_whatever_happens_events_arrive_in_order_and_states_are_the_newest(actio
         assert line.outbox.pending == 0
 
     asyncio.run(scenario())
+
+
+def test_an_overflow_is_said_once_until_all_was_delivered(caplog: pytest.LogCaptureFixture) -> None:
+    outbox = Outbox(2, sink="mqtt")
+    for _ in range(2):
+        for number in range(9):
+            outbox.put(event(number))
+
+        async def deliver() -> None:
+            while outbox.pending:
+                message = await outbox.get()
+                assert message is not None
+                outbox.ack(message)
+
+        asyncio.run(deliver())
+    said = "sink mqtt: over 2 events or 16.0 MB wait for it; from now on the oldest are dropped"
+    assert (outbox.dropped, caplog.messages) == (14, [said, said])
+
+
+def test_an_event_that_waited_long_for_its_receiver_is_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.outbox.LATE_S", -1.0)
+    assert [message.payload for message in drain(filled(event(1)))] == [{"id": 1, "replayed": True}]

@@ -1,13 +1,11 @@
 """What receives messages: drains an outbox for as long as the process lives."""
 
 import asyncio
-import json
 import logging
 import random
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 from pydantic import Field, FilePath
 
@@ -73,7 +71,9 @@ class Retry:
         self._refusals = [at for at in self._refusals if now - at < REFUSALS_S]
         if len(self._refusals) < REFUSALS:
             self._refusals.append(now)
-            self._log.warning("%s", sentence)
+            is_last = len(self._refusals) == REFUSALS
+            more = f". More such orders within {REFUSALS_S:g} s are refused without a word" if is_last else ""
+            self._log.warning("%s%s", sentence, more)
 
     def dropped(self, message: Message, error: ValueError) -> None:
         """Say, unless lately, that `message` can never be delivered."""
@@ -99,15 +99,3 @@ def read_secret(file: Path, key: str) -> bytes:
         return file.read_bytes().rstrip(b"\r\n")
     except OSError as error:
         raise SinkError(f"{key} '{file}' can't be read: {error.strerror}") from error
-
-
-def to_json(payload: Mapping[str, Any] | str) -> bytes:
-    """One line of compact UTF-8 JSON.
-
-    Raises:
-        ValueError: something in it is nothing JSON can say, as a number that isn't finite.
-    """
-    try:
-        return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except TypeError as error:
-        raise ValueError(str(error)) from error

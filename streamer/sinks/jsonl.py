@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from streamer.core import Message, Site
 from streamer.outbox import Outbox, is_event
-from streamer.sinks.base import Retry, Sink, to_json
+from streamer.payload import to_json
+from streamer.sinks.base import Retry, Sink
 
 log = logging.getLogger(__name__)
 UNREAD = {errno.EPIPE, errno.ENXIO}     # a pipe whose reader left, or hasn't come yet

@@ -21,9 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from streamer.core import Message, Site
 from streamer.errors import CommandError, SinkError
 from streamer.outbox import Outbox, is_event
+from streamer.payload import to_json
 from streamer.sinks._homeassistant import BIRTH, Discovery, Topic, device, discovery_topic, removal
 from streamer.sinks._mqtt_connect import FAREWELL_S, Tls, connect, leave, why_lost
-from streamer.sinks.base import File, Retry, Sink, read_secret, to_json
+from streamer.sinks.base import File, Retry, Sink, read_secret
 
 log = logging.getLogger(__name__)
 # What aiomqtt logs, at every try anew, it also raises.

@@ -22,7 +22,8 @@ from streamer.core import Message, Site
 from streamer.database import BUSY_S, FAULTS, Kind, explain, open_database
 from streamer.errors import SinkError
 from streamer.outbox import Outbox, is_event
-from streamer.sinks.base import Retry, Sink, to_json
+from streamer.payload import to_json
+from streamer.sinks.base import Retry, Sink
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class Sqlite:
         """Write until the outbox is closed and empty; what can't be written is tried again, for ever."""
         while (message := await outbox.get()) is not None:
             batch = [message]
-            while is_event(batch[-1]) and len(batch) < min(BATCH, outbox.pending):  # the next ones wait already
+            while is_event(batch[-1]) and len(batch) < BATCH and outbox.has_event:
                 if (another := await outbox.get()) is None:
                     break
                 batch.append(another)

@@ -24,8 +24,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 from streamer.core import Message, Site
 from streamer.errors import SinkError
-from streamer.outbox import Outbox, is_event
-from streamer.sinks.base import File, Retry, Sink, read_secret, to_json
+from streamer.outbox import Outbox, is_event, replayed
+from streamer.payload import to_json
+from streamer.sinks.base import File, Retry, Sink, read_secret
 
 log = logging.getLogger(__name__)
 
@@ -135,18 +136,17 @@ class Webhook:
     async def _deliver(self, pool: httpcore2.AsyncConnectionPool, message: Message) -> None:
         """Return when the receiver has taken the event, or never will."""
         assert isinstance(message.payload, Mapping)
-        try:
-            body = to_json(message.payload)
-            key = f"{message.payload['id']}-{message.payload['event_type']}"
-        except ValueError as error:
-            self.dropped += 1
-            self._retry.dropped(message, error)
-            return
+        key = f"{message.payload['id']}-{message.payload['event_type']}"
         while True:
             try:
-                status, answer = await self._post(pool, body, key)
+                status, answer = await self._post(pool, to_json(message.payload), key)
+            except ValueError as error:
+                self.dropped += 1
+                self._retry.dropped(message, error)
+                return
             except SinkError as error:
                 await self._retry.failed(f"{self._name}: {error}; events wait")
+                message = replayed(message)
                 continue
             if 200 <= status < 300:
                 self._retry.succeeded(f"{self._name}: events are posted")
@@ -157,6 +157,7 @@ class Webhook:
                 return
             sentence = f"{self._name}: answers {_status(status)}{_advice(status, answer)}; events wait"
             await asyncio.gather(self._retry.failed(sentence), asyncio.sleep(_asked_s(answer)))
+            message = replayed(message)
 
     def _refused(self, status: int, message: Message) -> None:
         self.dropped += 1

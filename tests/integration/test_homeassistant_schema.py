@@ -20,9 +20,9 @@ import yaml
 from paho.mqtt.client import CallbackAPIVersion, Client
 
 from streamer.core import Level, Message, Site, Status, StreamRules
+from streamer.payload import to_json
 from streamer.reporter import level_message, status_message
 from streamer.sinks._homeassistant import Discovery, device, discovery_topic, removal
-from streamer.sinks.base import to_json
 from tests.fakes import PATIENCE_S, wait_for
 from tests.integration.broker import Broker, tool
 from tests.sinks.sites import GARAGE, MIC, ROOT, default_site

@@ -4,7 +4,8 @@ import logging
 import pytest
 
 from streamer.core import Message
-from streamer.sinks.base import LONGEST_WAIT_S, REMIND_S, STABLE_S, Retry, to_json
+from streamer.payload import to_json
+from streamer.sinks.base import LONGEST_WAIT_S, REMIND_S, STABLE_S, Retry
 
 
 class Clock:

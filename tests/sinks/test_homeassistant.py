@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from streamer.core import Phase, Site, StreamRules
+from streamer.payload import to_json
 from streamer.sinks import _homeassistant as homeassistant
 from streamer.sinks._homeassistant import Discovery, device, discovery_topic, removal
-from streamer.sinks.base import to_json
 from tests.sinks.sites import GARAGE, MIC, ROOT, default_site
 
 GOLDEN = ROOT / "tests" / "golden" / "homeassistant"
