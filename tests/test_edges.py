@@ -35,6 +35,11 @@ def test_each_edge_has_a_strict_frozen_model_of_its_type(kind: str) -> None:
         assert model.model_json_schema()["properties"]["type"]["const"] == name
 
 
+def test_options_of_rules_are_finite_numbers() -> None:
+    for name in edges.known("rule"):
+        assert edges.edge_config("rule", name).model_config.get("allow_inf_nan") is False, name
+
+
 def test_back_ends_share_one_model() -> None:
     assert edges.edge_config("backend", "local") is ModelConfig
 

@@ -69,6 +69,22 @@ LABELS = "run 'streamer labels' for the list"
     ("{type: threshold, labels: [Bark], schedule: {days: [mo], time_zone: UTC}}",
      ("c.yaml:7: rules.one.schedule.days[0]: must be 'mon', 'tue', 'wed', 'thu', 'fri', 'sat' or 'sun', not 'mo'. "
       "Did you mean 'mon'?")),
+    ("{type: threshold, labels: [Bark], release_s: .inf}",
+     "c.yaml:7: rules.one.release_s: must be a finite number, not .inf"),
+    ("{type: threshold, labels: [Bark], max_duration_s: .inf}",
+     "c.yaml:7: rules.one.max_duration_s: must be a finite number, not .inf"),
+    ("{type: threshold, labels: [Bark], min_level_dbfs: -.inf}",
+     "c.yaml:7: rules.one.min_level_dbfs: must be a finite number, not -.inf"),
+    ("{type: threshold, labels: [Bark], thresholds: {Bark: {onset: .nan, offset: 0.5}}}",
+     "c.yaml:7: rules.one.thresholds.Bark.onset: must be a finite number, not .nan"),
+    ("{type: absence, rule: bark, for_s: .inf}",
+     "c.yaml:7: rules.one.for_s: must be a finite number, not .inf"),
+    ("{type: count, rule: bark, n: 5, within_s: .inf}",
+     "c.yaml:7: rules.one.within_s: must be a finite number, not .inf"),
+    ("{type: sequence, rules: [bark, two], within_s: .nan}",
+     "c.yaml:7: rules.one.within_s: must be a finite number, not .nan"),
+    ("{type: absence, rule: bark, for_s: 1.0e+308}",
+     "c.yaml:7: rules.one.for_s: must be at most 604800, not 1.0e+308"),
     ("{type: threshold, labels: [Bark], merge_gap_s: 3}",
      ("c.yaml:7: rules.one.merge_gap_s: unknown key 'merge_gap_s'; known: groups, instant, labels, max_duration_s, "
       "min_duration_s, min_level_dbfs, min_windows, of_windows, offset_threshold, onset_threshold, refractory_s, "

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Annotated, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from streamer.core import Samples
 from streamer.references import circle
+from streamer.rules._options import OPTIONS
 
 Groups = Mapping[str, Sequence[str]]
 Threshold = Annotated[float, Field(gt=0, lt=1)]
@@ -20,7 +21,7 @@ Threshold = Annotated[float, Field(gt=0, lt=1)]
 class Thresholds(BaseModel):
     """A label's own thresholds, instead of the rule's."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = OPTIONS
 
     onset: Threshold
     offset: Threshold

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 from ulid import ULID
 
 from streamer.core import Event, Phase, Reason, Scores, StreamInfo
+from streamer.rules._options import OPTIONS, Span
 
 
 class Config(BaseModel):
@@ -18,11 +19,11 @@ class Config(BaseModel):
     after a break, or after a stretch of one constant value, which is what a dead microphone delivers.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = OPTIONS
 
     type: Literal["absence"] = "absence"
     rule: str
-    for_s: Annotated[float, Field(gt=0)]
+    for_s: Span
 
 
 def build(

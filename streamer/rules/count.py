@@ -6,10 +6,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from ulid import ULID
 
 from streamer.core import Event, Phase, Reason, Scores, StreamInfo
+from streamer.rules._options import OPTIONS, Span
 
 
 class Config(BaseModel):
@@ -19,12 +20,12 @@ class Config(BaseModel):
     and none goes on: were it fewer than `n`, it would end and start again with each bark of a dog that just makes it.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = OPTIONS
 
     type: Literal["count"] = "count"
     rule: str
     n: Annotated[int, Field(ge=2)]
-    within_s: Annotated[float, Field(gt=0)]
+    within_s: Span
 
 
 def build(

@@ -5,10 +5,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 from ulid import ULID
 
 from streamer.core import Event, Phase, Reason, Scores, StreamInfo
+from streamer.rules._options import OPTIONS, Span
 
 MOST = 100  # events remembered: of a chain that takes minutes, though its rules should speak every second
 
@@ -19,11 +20,11 @@ class Config(BaseModel):
     It starts when the last of them is known, and ends with it. Events that begin in the same hop are in either order.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = OPTIONS
 
     type: Literal["sequence"] = "sequence"
     rules: Annotated[list[str], Field(min_length=2)]
-    within_s: Annotated[float, Field(gt=0)]
+    within_s: Span
 
     @field_validator("rules")
     @classmethod

@@ -12,16 +12,16 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from ulid import ULID
 
 from streamer.core import Event, Phase, Reason, Samples, Scores, StreamInfo
 from streamer.errors import ConfigError
 from streamer.rules._bar import Bar
 from streamer.rules._labels import Listener, Sound, Threshold, Thresholds, strangers, within
+from streamer.rules._options import OPTIONS, Seconds, Span
 from streamer.rules._schedule import Schedule
 
-Seconds = Annotated[float, Field(ge=0)]
 Labels = Annotated[list[str], Field(min_length=1)]
 SMOOTHING: dict[str, Callable[..., Samples]] = {"median": np.median, "mean": np.mean}
 
@@ -35,7 +35,7 @@ class Config(BaseModel):
     back, so what waits out a gap is what waits for the end, `release_s`.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = OPTIONS
 
     type: Literal["threshold"] = "threshold"
     labels: Labels | Literal["any"]
@@ -50,7 +50,7 @@ class Config(BaseModel):
     min_duration_s: Seconds = 0.0
     release_s: Seconds = 2.0
     refractory_s: Seconds = 0.0
-    max_duration_s: Annotated[float, Field(gt=0)] | None = None
+    max_duration_s: Span | None = None
     instant: list[str] = []
     unless: list[str] = []
     unless_threshold: Threshold = 0.5
