@@ -3,7 +3,7 @@
 In: `Scores` and `SegmentEnd` in order. Out: messages with topics relative to `<base>/<node>/`. Pure but for the clock.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from graphlib import TopologicalSorter
@@ -66,10 +66,11 @@ class Reporter:
         for name, rule in self.rules.items():
             if name in self._awake_at:
                 continue
+            watched = _of(rule.watches, heard)
             if isinstance(output, Scores):
-                events = rule.update(output, heard)
+                events = rule.update(output, watched)
             else:
-                events = rule.flush(output.at, output.reason, heard)
+                events = rule.flush(output.at, output.reason, watched)
             heard.extend(events)
             for event in events:
                 yield from self._messages(event)
@@ -98,7 +99,7 @@ class Reporter:
         for each, rule in self.rules.items():
             if each in cut or not cut.isdisjoint(rule.watches):
                 cut.add(each)
-                ended.extend(rule.flush(self._heard_to, reason, ended))
+                ended.extend(rule.flush(self._heard_to, reason, _of(rule.watches, ended)))
         for event in ended:
             yield from self._messages(event)
 
@@ -203,6 +204,11 @@ def _in_order(rules: Mapping[str, Rule]) -> Iterable[str]:
     """Names, each after those it watches, else as they stand."""
     graph = {name: [watched for watched in rule.watches if watched in rules] for name, rule in rules.items()}
     return TopologicalSorter(graph).static_order()
+
+
+def _of(rules: Collection[str], events: Iterable[Event]) -> list[Event]:
+    """The events of these rules."""
+    return [event for event in events if event.rule in rules]
 
 
 def _iso(moment: datetime) -> str:

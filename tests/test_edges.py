@@ -1,6 +1,7 @@
 """Edges are found by their file names."""
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,11 +13,16 @@ from pydantic import BaseModel
 from streamer import config, edges
 from streamer.core import Site, StreamInfo
 from streamer.errors import ConfigError
+from streamer.rules.base import Place
 from streamer.settings import ModelConfig
 
 ROOT = Path(__file__).parent.parent
 INFO = StreamInfo("mic", "garage", 1.0, 10.24, 16000, ("Bark",), ("/m/05tny_",))
 SITE = Site("garage")
+
+
+def utc(at: int) -> datetime:
+    return datetime.fromtimestamp(at, UTC)
 
 
 @pytest.mark.parametrize("kind", ["source", "rule", "sink", "backend"])
@@ -63,9 +69,9 @@ def build(*given: object) -> Any:
 def test_the_module_of_a_model_builds_from_it() -> None:
     stub = Stub()
     source: Any = edges.build_source(stub)
-    rule: Any = edges.build_rule(stub, "bark", INFO, str)
+    rule: Any = edges.build_rule(stub, "bark", INFO, utc)
     sink: Any = edges.build_sink(stub, SITE)
-    assert (source, rule, sink) == ((stub,), (stub, "bark", INFO, str), (stub, SITE))
+    assert (source, rule, sink) == ((stub,), (stub, Place("bark", INFO, utc)), (stub, SITE))
 
 
 def test_a_back_end_is_built_by_the_module_it_names(monkeypatch: pytest.MonkeyPatch) -> None:

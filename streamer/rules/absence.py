@@ -1,15 +1,14 @@
 """An event while a sound is missing that should be there: the pump stopped."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel
-from ulid import ULID
 
-from streamer.core import Event, Phase, Reason, Scores, StreamInfo
+from streamer.core import Event, Phase, Reason, Scores
 from streamer.rules._options import OPTIONS, Span
+from streamer.rules.base import Place
 
 
 class Config(BaseModel):
@@ -26,50 +25,42 @@ class Config(BaseModel):
     for_s: Span
 
 
-def build(
-    config: Config,
-    name: str,
-    info: StreamInfo,
-    utc: Callable[[int], datetime] | None = None,
-    new_id: Callable[[], str] = lambda: str(ULID()),
-) -> "Rule":
-    """The rule `name` for one stream."""
-    return Rule(config, name, info, new_id)
+def build(config: Config, place: Place) -> "Rule":
+    """The rule at `place`."""
+    return Rule(config, place)
 
 
 class Rule:
     """One absence rule on one stream: from when the watched sound was last there to when it is heard again."""
 
-    def __init__(self, config: Config, name: str, info: StreamInfo, new_id: Callable[[], str]) -> None:
-        self.config = config
-        self.name = name
+    def __init__(self, config: Config, place: Place) -> None:
         self.watches = (config.rule,)
         self.labels: tuple[str, ...] = ()
         self.why = ""
-        self._sample_rate = info.sample_rate
-        self._for = round(config.for_s * info.sample_rate)
-        self._new_id = new_id
+        self._config = config
+        self._place = place
+        self._for = place.samples(config.for_s)
         self._heard: Event | None = None  # the newest news of the watched rule; before there is any, nothing is missing
         self._since: int | None = None  # where the silence began that is counted
         self._open: Event | None = None
 
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
         """Take note of what the watched rule heard; return the end or start which that, or its want, brings."""
-        told = [ended for event in heard if event.rule in self.watches for ended in self._take(event)]
+        told = [ended for event in heard for ended in self._take(event)]
         if self._heard is None or self._heard.phase != Phase.END:
             self.why = self.why if told else ""
             return told
         score = float(scores.scores[self._heard.label])
         if self._open:
             self._open = replace(self._open, score=score, peak_score=max(score, self._open.peak_score))
-            self.why = f"open since {self._seconds(self._open.onset)}"
+            self.why = f"open since {self._place.shown(self._open.onset)}"
             return told
         if scores.level.is_constant:
             self._since = scores.end
         elif self._since is None:
             self._since = scores.end - scores.hop
         missing = scores.end - self._since
-        self.why = f"{self.config.rule} not heard for {self._seconds(missing)} of {self.config.for_s:g} s"
+        self.why = f"{self._config.rule} not heard for {self._place.shown(missing)} of {self._config.for_s:g} s"
         return [*told, self._start(scores, score)] if missing >= self._for else told
 
     def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
@@ -77,7 +68,7 @@ class Rule:
 
         But for a snooze or another threshold: after them the watched rule must be heard anew.
         """
-        told = [ended for event in heard if event.rule in self.watches for ended in self._take(event)]
+        told = [ended for event in heard for ended in self._take(event)]
         if self._open:
             told.append(self._end(at, at, reason))
         self._since = None
@@ -95,8 +86,8 @@ class Rule:
         assert self._since is not None
         self._open = replace(
             self._heard,
-            id=self._new_id(),
-            rule=self.name,
+            id=self._place.new_id(),
+            rule=self._place.name,
             phase=Phase.START,
             at=scores.end,
             onset=self._since,
@@ -106,16 +97,13 @@ class Rule:
             level_dbfs=scores.level.rms_dbfs,
             end_reason=None,
         )
-        self.why += f": started, at {self._seconds(self._since)}"
+        self.why += f": started, at {self._place.shown(self._since)}"
         return self._open
 
     def _end(self, at: int, offset: int, reason: Reason) -> Event:
         assert self._open is not None
         offset = max(offset, self._open.onset)
-        self.why = f"ended, at {self._seconds(offset)}: {reason.value}"
+        self.why = f"ended, at {self._place.shown(offset)}: {reason.value}"
         ended = replace(self._open, phase=Phase.END, at=at, offset=offset, end_reason=reason)
         self._open = None
         return ended
-
-    def _seconds(self, samples: int) -> str:
-        return f"{samples / self._sample_rate:.2f} s"

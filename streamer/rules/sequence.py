@@ -1,15 +1,14 @@
 """An event when other rules' events follow one another: glass breaks, then there are footsteps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, field_validator
-from ulid import ULID
 
-from streamer.core import Event, Phase, Reason, Scores, StreamInfo
+from streamer.core import Event, Phase, Reason, Scores
 from streamer.rules._options import OPTIONS, Span
+from streamer.rules.base import Place
 
 MOST = 100  # events remembered: of a chain that takes minutes, though its rules should speak every second
 
@@ -35,55 +34,45 @@ class Config(BaseModel):
         return rules
 
 
-def build(
-    config: Config,
-    name: str,
-    info: StreamInfo,
-    utc: Callable[[int], datetime] | None = None,
-    new_id: Callable[[], str] = lambda: str(ULID()),
-) -> "Rule":
-    """The rule `name` for one stream."""
-    return Rule(config, name, info, new_id)
+def build(config: Config, place: Place) -> "Rule":
+    """The rule at `place`."""
+    return Rule(config, place)
 
 
 class Rule:
     """One sequence rule on one stream: from the onset of the first event in its order to the offset of the last."""
 
-    def __init__(self, config: Config, name: str, info: StreamInfo, new_id: Callable[[], str]) -> None:
-        self.config = config
-        self.name = name
+    def __init__(self, config: Config, place: Place) -> None:
         self.watches = tuple(config.rules)
         self.labels: tuple[str, ...] = ()
         self.why = ""
-        self._sample_rate = info.sample_rate
-        self._within = round(config.within_s * info.sample_rate)
-        self._new_id = new_id
+        self._place = place
+        self._within = place.samples(config.within_s)
         self._known: dict[str, Event] = {}  # the newest news of each event, by id; each is part of one chain
         self._last: Event | None = None  # of the chain
         self._open: Event | None = None
 
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
         """Look for a chain where `heard` brings a new event; end with the end of its last one."""
-        news = [event for event in heard if event.rule in self.watches]
-        self.why = f"open since {self._seconds(self._open.onset)}" if self._open else ""
-        told = self._take(news)
-        if self._open is None and any(event.phase == Phase.START for event in news):
-            self.why = ", ".join(f"{event.rule} began at {self._seconds(event.onset)}" for event in news)
+        self.why = f"open since {self._place.shown(self._open.onset)}" if self._open else ""
+        told = self._take(heard)
+        if self._open is None and any(event.phase == Phase.START for event in heard):
+            self.why = ", ".join(f"{event.rule} began at {self._place.shown(event.onset)}" for event in heard)
             if chain := self._chain():
                 told += self._start(chain, scores.end)
         return told
 
     def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
         """End what is open; what was heard is forgotten."""
-        ended = self._take([event for event in heard if event.rule in self.watches])
+        ended = self._take(heard)
         if self._open:
             ended.append(self._end(at, at, reason))
         self._known.clear()
         return ended
 
-    def _take(self, news: Sequence[Event]) -> list[Event]:
+    def _take(self, heard: Sequence[Event]) -> list[Event]:
         told = []
-        for event in news:
+        for event in heard:
             if self._open and self._last and event.id == self._last.id and event.offset is not None:
                 told.append(self._end(event.at, event.offset, event.end_reason or Reason.QUIET))
             elif event.phase == Phase.START or event.id in self._known:
@@ -114,8 +103,8 @@ class Rule:
         self._known.clear()
         self._open = replace(
             last,
-            id=self._new_id(),
-            rule=self.name,
+            id=self._place.new_id(),
+            rule=self._place.name,
             phase=Phase.START,
             at=at,
             onset=chain[0].onset,
@@ -123,7 +112,7 @@ class Rule:
             peak_score=max(event.peak_score for event in chain),
             end_reason=None,
         )
-        self.why += f": started, at {self._seconds(self._open.onset)}"
+        self.why += f": started, at {self._place.shown(self._open.onset)}"
         started = [self._open]
         if last.offset is not None:  # it was over before what came first was known
             started.append(self._end(at, last.offset, last.end_reason or Reason.QUIET))
@@ -131,10 +120,7 @@ class Rule:
 
     def _end(self, at: int, offset: int, reason: Reason) -> Event:
         assert self._open is not None
-        self.why = f"ended, at {self._seconds(offset)}: {reason.value}"
+        self.why = f"ended, at {self._place.shown(offset)}: {reason.value}"
         ended = replace(self._open, phase=Phase.END, at=at, offset=offset, end_reason=reason)
         self._open = None
         return ended
-
-    def _seconds(self, samples: int) -> str:
-        return f"{samples / self._sample_rate:.2f} s"

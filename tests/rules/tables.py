@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from streamer.core import Event, Level, Phase, Reason, Scores, StreamInfo
+from streamer.rules.base import Place
 from streamer.rules.threshold import Config, Rule, build
 
 HOP = 100  # samples, 1 s
@@ -24,7 +25,7 @@ INFO = StreamInfo("mic", "garage", 1.0, 4.0, HOP, LABELS, tuple(f"/m/{i}" for i 
 def rule(labels: tuple[str, ...] = ("Bark",), /, **options: Any) -> Rule:
     ids = count(1)
     config = Config.model_validate({"labels": list(labels), "release_s": 1.0, **options})
-    return build(config, "dog", INFO, utc, new_id=lambda: f"event {next(ids)}")
+    return build(config, Place("dog", INFO, utc, lambda: f"event {next(ids)}"))
 
 
 def utc(at: int) -> datetime:

@@ -7,11 +7,12 @@ from pydantic import ValidationError
 
 from streamer.core import Reason
 from streamer.rules.absence import Config, Rule, build
-from tests.rules.tables import HOP, INFO, LABELS, follow, reasons_of, said, when
+from streamer.rules.base import Place
+from tests.rules.tables import HOP, INFO, LABELS, follow, reasons_of, said, utc, when
 
 
 def rule(**options: Any) -> Rule:
-    return build(Config.model_validate({"rule": "pump", "for_s": 5.0, **options}), "pump_stopped", INFO)
+    return build(Config.model_validate({"rule": "pump", "for_s": 5.0, **options}), Place("pump_stopped", INFO, utc))
 
 
 @pytest.mark.parametrize(("sound", "pump", "spoke", "events"), [

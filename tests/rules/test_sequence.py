@@ -8,13 +8,14 @@ import pytest
 from pydantic import ValidationError
 
 from streamer.core import Event, Level, Phase, Reason, Scores
+from streamer.rules.base import Place
 from streamer.rules.sequence import MOST, Config, Rule, build
-from tests.rules.tables import HOP, INFO, LABELS, follow, reasons_of, said, when
+from tests.rules.tables import HOP, INFO, LABELS, follow, reasons_of, said, utc, when
 
 
 def rule(*rules: str, **options: Any) -> Rule:
     config = {"rules": list(rules or ("glass", "steps")), "within_s": 5.0, **options}
-    return build(Config.model_validate(config), "intruder", INFO)
+    return build(Config.model_validate(config), Place("intruder", INFO, utc))
 
 
 @pytest.mark.parametrize(("glass", "steps", "spoke", "events"), [

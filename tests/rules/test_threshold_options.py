@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from streamer.core import Event, Level, Reason
 from streamer.errors import ConfigError
+from streamer.rules.base import Place
 from streamer.rules.threshold import Config, build
-from tests.rules.tables import HOP, INFO, LABELS, check, play, rows, rule, said, when, windows
+from tests.rules.tables import HOP, INFO, LABELS, check, play, rows, rule, said, utc, when, windows
 
 
 def labels_of(events: list[Event]) -> list[str]:
@@ -155,7 +156,7 @@ def test_a_group_that_the_model_does_not_know_reports_what_lies_in_it() -> None:
 
 def test_any_sound() -> None:
     config = Config.model_validate({"labels": "any", "unless": ["Television"], "release_s": 1.0})
-    one = build(config, "any", INFO)
+    one = build(config, Place("any", INFO, utc))
     events = play(one, *rows(Rain="..7777......",
                              Siren="..88999.....",
                              Television=".........999"))  # fmt: skip
