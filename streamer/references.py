@@ -1,6 +1,6 @@
 """Says where a file names what is not there, or does not fit: labels of the model, its window, other rules."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -9,6 +9,7 @@ from streamer.document import Document, KeyPath
 from streamer.mistakes import closest, did_you_mean, number_in
 
 Options = Mapping[Any, Any]
+NOTHING_LEFT = "unless names every label of the model, and nothing is left to listen for; remove some"
 
 
 def misfits(spec: ModelSpec, document: Document, default_hop_s: float) -> None:
@@ -16,18 +17,37 @@ def misfits(spec: ModelSpec, document: Document, default_hop_s: float) -> None:
     streams: list[KeyPath] = [("streams", name) for name in document.at(("streams",))]
     homes: list[KeyPath] = [("rules",), *((*stream, "rules") for stream in streams)]
     for path in ((*home, name) for home in homes for name in document.at(home)):
-        groups = (document.at(("rules", path[-1])) | document.at(path)).get("groups")
+        options = document.at(("rules", path[-1])) | document.at(path)
+        groups = options.get("groups")
         known = {*spec.labels, *(groups if isinstance(groups, dict) else ())}
         for at, label in _labels(document.at(path)):
             if label not in known:  # the model may know hundreds
                 hint = f"run 'streamer labels' for the list{closest(label, spec.labels)}"
                 document.add((*path, *at), f"unknown label '{document.written.get((*path, *at), label)}'; {hint}")
+        if options.get("labels") == "any":
+            _leftovers(spec, document, path, options)
     for path in streams:
         hop_s = document.at(path).get("hop_s", default_hop_s)
         seconds = number_in(str(hop_s))  # text from the environment may be a number
         if seconds is not None and seconds > spec.window_s:
             said = f"must be at most {spec.window_s:g} seconds, the model's window, not {seconds:g}"
             document.add((*path, "hop_s"), f"{said}; what lies between two windows would not be heard")
+
+
+def _leftovers(spec: ModelSpec, document: Document, path: KeyPath, options: Options) -> None:
+    """Note, of a rule for any label, the groups at `path` that change nothing, and an `unless` that leaves nothing."""
+    named = list(_labels(options))
+    for group in document.at((*path, "groups")):
+        if group not in spec.labels and group not in {name for _, name in named}:
+            said = f"'{group}' is used nowhere: any label is listened for without it; remove it, or give it thresholds"
+            document.add((*path, "groups", group), said)
+    groups: dict[str, list[str]] = {}
+    for at, name in named:
+        if at[0] == "groups":
+            groups.setdefault(str(at[1]), []).append(name)
+    barred = within((name for at, name in named if at[0] == "unless"), groups)
+    if set(spec.labels) <= set(barred):
+        document.add((*path, "unless"), NOTHING_LEFT)
 
 
 def _labels(options: Options) -> Iterator[tuple[KeyPath, str]]:
@@ -85,6 +105,23 @@ def _watched(options: Options) -> dict[KeyPath, str]:
     found: dict[KeyPath, Any] = {("rule",): options.get("rule")}
     found |= {("rules", index): name for index, name in enumerate(names if isinstance(names, list) else ())}
     return {path: name for path, name in found.items() if isinstance(name, str)}
+
+
+def within(names: Iterable[str], groups: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """`names` and all that lies in them, each once, what lies in a group before the group."""
+    seen: set[str] = set()
+    found: list[str] = []
+
+    def visit(name: str) -> None:
+        if name not in seen:
+            seen.add(name)
+            for part in groups.get(name, ()):
+                visit(part)
+            found.append(name)
+
+    for name in names:
+        visit(name)
+    return tuple(found)
 
 
 def circle(graph: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

@@ -57,6 +57,14 @@ LABELS = "run 'streamer labels' for the list"
      f"c.yaml:7: rules.one.unless[0]: unknown label 'Radio'; {LABELS}. Did you mean 'Rain'?"),
     ("{type: threshold, labels: any, instant: [Bell]}",
      f"c.yaml:7: rules.one.instant[0]: unknown label 'Bell'; {LABELS}"),
+    ("{type: threshold, labels: any, groups: {Dog: [Bark], Loud: [Siren], Bark: [Siren]}, instant: [Loud]}",
+     ("c.yaml:7: rules.one.groups.Dog: 'Dog' is used nowhere: any label is listened for without it; "
+      "remove it, or give it thresholds")),
+    ("{type: threshold, labels: any, groups: {Dog: [Bark, Siren]}, unless: [Dog, Rain]}",
+     ("c.yaml:7: rules.one.unless: unless names every label of the model, and nothing is left to listen for; "
+      "remove some")),
+    ("{type: threshold, labels: any, unless: [Rain], thresholds: {Rain: {onset: 0.5, offset: 0.4}}}",
+     "c.yaml:7: rules.one: thresholds: 'Rain' is not listened for, as unless names it; remove it from one of them"),
     ("{type: threshold, labels: [Bark], thresholds: {Bark: {onset: 0.4, offset: 0.5}}}",
      "c.yaml:7: rules.one.thresholds.Bark: offset 0.5 is above onset 0.4; it must be at or below it"),
     ("{type: threshold, labels: [Bark], thresholds: {Bark: {onset: 0.4}}}",

@@ -15,8 +15,9 @@ from pydantic import BaseModel, Field, model_validator
 
 from streamer.core import Event, Phase, Reason, Samples, Scores
 from streamer.errors import ConfigError
+from streamer.references import NOTHING_LEFT, within
 from streamer.rules._bar import Bar
-from streamer.rules._labels import Listener, Sound, Threshold, Thresholds, strangers, within
+from streamer.rules._labels import Listener, Sound, Threshold, Thresholds, all_but, strangers
 from streamer.rules._options import OPTIONS, Seconds, Span
 from streamer.rules._schedule import Schedule
 from streamer.rules.base import Place
@@ -95,20 +96,19 @@ def build(config: Config, place: Place) -> "Rule":
     """The rule at `place`.
 
     Raises:
-        ConfigError: labels the stream's model does not know; all of them.
+        ConfigError: labels the stream's model does not know, all of them; or it knows none but those of `unless`.
     """
-    known = place.info.labels
+    known, named = place.info.labels, [] if config.labels == "any" else config.labels
     barred = within(config.unless, config.groups)
-    if config.labels == "any":
-        names: Sequence[str] = [name for name in (*config.groups, *known) if name not in barred]
-    else:
-        names = config.labels
-    wanted = dict.fromkeys((*within(names, config.groups), *barred, *config.thresholds, *config.instant))
+    wanted = within([*named, *config.groups, *barred, *config.thresholds, *config.instant], config.groups)
     unknown = [label for label in wanted if label not in known and label not in config.groups]
     if unknown:
         said = ", ".join(map(repr, unknown))
         raise ConfigError(f"the model does not know {said}; run 'streamer labels' for the list")
-    listener = Listener(names, config.groups, config.thresholds_of, known, config.instant)
+    groups, names = all_but(barred, config.groups, known) if config.labels == "any" else (config.groups, named)
+    if not names:
+        raise ConfigError(f"rule '{place.name}': {NOTHING_LEFT}")
+    listener = Listener(names, groups, config.thresholds_of, known, config.instant)
     threshold = (config.unless_threshold, config.unless_threshold)
     unless = Listener(barred, config.groups, lambda name: threshold, known) if barred else None
     schedule = config.schedule if isinstance(config.schedule, list) else [config.schedule]

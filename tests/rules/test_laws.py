@@ -61,6 +61,8 @@ LISTENING = st.sampled_from([
     {"labels": ["Dog"], "groups": {"Dog": ["Bark", "Growling"]}},
     {"labels": "any"},
     {"labels": "any", "groups": {"Growling": ["Bark"]}},
+    {"labels": "any", "groups": {"Noise": ["Siren", "Growling"]}},
+    {"labels": "any", "groups": {"Growling": ["Siren"]}, "unless": ["Siren"], "unless_threshold": 0.8},
 ])  # fmt: skip
 # A few at a time: with all of them hardly anything would ever be reported.
 FEW = st.sets(st.sampled_from(sorted(OPTIONS)), max_size=4).flatmap(
