@@ -9,6 +9,7 @@ from streamer.document import Document, KeyPath
 from streamer.mistakes import closest, did_you_mean, number_in
 
 Options = Mapping[Any, Any]
+BARS = ("refractory_s", "unless", "min_level_dbfs", "schedule")  # options that keep a sound from being told
 NOTHING_LEFT = "unless names every label of the model, and nothing is left to listen for; remove some"
 
 
@@ -64,10 +65,14 @@ def _labels(options: Options) -> Iterator[tuple[KeyPath, str]]:
 
 
 def unwatchable(document: Document) -> None:
-    """Note the rules that watch what they can't: rules that are not there, or off, on a stream; or in a circle."""
+    """Note the rules that watch what they can't: rules that are not there, or off, on a stream; or in a circle.
+
+    And the absence of what may be there, and not be told.
+    """
     rules = document.at(("rules",))
     everywhere = {name: document.at(("rules", name)) for name in rules}
     circles = _watching(document, ("rules",), everywhere, everywhere)
+    barred = _barring(document, ("rules",), everywhere)
     for stream in document.at(("streams",)):
         path = ("streams", stream, "rules")
         changes = document.at(path)
@@ -80,6 +85,8 @@ def unwatchable(document: Document) -> None:
                 document.add((*path, watched), said)
         if not circles:
             _watching(document, path, own, here)
+        if not barred:
+            _barring(document, path, {name: options for name, options in here.items() if name not in off})
 
 
 def _watching(document: Document, path: KeyPath, own: Mapping[str, Options], here: Mapping[str, Options]) -> bool:
@@ -97,6 +104,23 @@ def _watching(document: Document, path: KeyPath, own: Mapping[str, Options], her
         chain = ", which watches ".join(f"'{name}'" for name in names[1:])
         document.add((*path, names[0]), f"watches {chain}; rules can't watch each other in a circle")
     return bool(names)
+
+
+def _barring(document: Document, path: KeyPath, rules: Mapping[str, Options]) -> bool:
+    """Note the absences among `rules` that would take it for silence that a rule may not start; whether there are any.
+
+    Also where other rules stand between the two.
+    """
+    graph = {name: list(_watched(options).values()) for name, options in rules.items()}
+    bars = {name: [option for option in BARS if options.get(option)] for name, options in rules.items()}
+    found = [
+        (name, watched) for name, options in rules.items() if options.get("type") == "absence"
+        for watched in within(graph[name], graph) if bars.get(watched)
+    ]  # fmt: skip
+    for name, watched in found:
+        said = f"what '{watched}' may not start for its {' and '.join(bars[watched])} would be taken for silence"
+        document.add((*path, name, "rule"), f"{said}; watch a rule without")
+    return bool(found)
 
 
 def _watched(options: Options) -> dict[KeyPath, str]:

@@ -116,6 +116,30 @@ def test_a_rule_can_not_watch_one_that_is_off_on_a_stream() -> None:
     assert sorted(settings.rules_of("mic")) == ["one", "two"]
 
 
+@pytest.mark.parametrize(("option", "name"), [
+    ("refractory_s: 300", "refractory_s"),
+    ("unless: [Rain]", "unless"),
+    ("min_level_dbfs: -50.0", "min_level_dbfs"),
+    ("schedule: {days: [sat], time_zone: UTC}", "schedule"),
+    ("unless: [Rain], refractory_s: 9", "refractory_s and unless"),
+])  # fmt: skip
+def test_absence_can_not_watch_what_may_sound_and_not_be_told(option: str, name: str) -> None:
+    kept = f"{{type: threshold, labels: [Siren], {option}}}"
+    said = f"what 'two' may not start for its {name} would be taken for silence; watch a rule without"
+    assert mistakes("{type: absence, rule: two, for_s: 60}", kept) == [f"c.yaml:7: rules.one.rule: {said}"]
+    plain = "{type: threshold, labels: [Siren], refractory_s: 0, unless: [], min_level_dbfs: null, schedule: []}"
+    assert parse("{type: absence, rule: two, for_s: 60}", plain).rules.keys() == {"bark", "many", "one", "two"}
+
+
+def test_absence_can_not_watch_it_from_afar_nor_on_one_stream() -> None:
+    one, two = "{type: absence, rule: many, for_s: 60}", "{type: threshold, labels: [Rain], refractory_s: 5}"
+    said = "what 'bark' may not start for its refractory_s would be taken for silence; watch a rule without"
+    assert mistakes(one, stream="{bark: {refractory_s: 5}}") == [f"c.yaml:3: streams.mic.rules.one.rule: {said}"]
+    assert parse(one, two, stream="{bark: {refractory_s: 5}, one: off}").rules_of("mic").keys() == {
+        "bark", "many", "two",
+    }  # fmt: skip
+
+
 def test_what_a_stream_watches_is_looked_at_too() -> None:
     one = "{type: absence, rule: bark, for_s: 60}"
     assert mistakes(one, stream="{one: {rule: tow}, many: {rule: many}}") == [

@@ -244,8 +244,8 @@ def test_a_replaced_rule_ends_its_event() -> None:
     assert not payloads(list(one.report(scores(11, 0, 0.7))), "mic/event")
 
 
-def pump_room() -> Reporter:
-    """A pump, and what is said when it stops, or starts again and again."""
+def pump_room(**options: float) -> Reporter:
+    """A pump, listened for with these options, and what is said when it stops, or starts again and again."""
     ids = count(1)
 
     def new_id() -> str:
@@ -255,7 +255,7 @@ def pump_room() -> Reporter:
     rules: dict[str, Rule] = {
         "stopped": absence.build(absence.Config(rule="pump", for_s=15.0), Place("stopped", INFO, utc, new_id)),
         "restless": counting.build(again, Place("restless", INFO, utc, new_id)),
-        "pump": build(Config(labels=["Bark"], release_s=0.0), Place("pump", INFO, utc, new_id)),
+        "pump": build(Config(labels=["Bark"], **{"release_s": 0.0, **options}), Place("pump", INFO, utc, new_id)),  # type: ignore[arg-type]
     }
     return Reporter(INFO, rules, utc, lambda _: None)
 
@@ -287,6 +287,22 @@ def test_another_threshold_ends_what_watching_rules_have_open() -> None:
     changed = build(Config(labels=["Bark"], onset_threshold=0.8, release_s=0.0), Place("pump", INFO, utc))
     assert brief(list(one.replace("pump", changed))) == ["stopped reload"]
     assert heard(one, "." * 15, first=27) == []
+
+
+def stops(told: list[str]) -> int:
+    return told.count("stopped start")
+
+
+@pytest.mark.parametrize("refractory_s", [0.0, 300.0])
+def test_a_pump_that_runs_is_not_missing_though_its_events_are_cut_off(refractory_s: float) -> None:
+    one = pump_room(max_duration_s=60.0, refractory_s=refractory_s)
+    told = heard(one, "9" * 1000)
+    assert (stops(told), told.count("pump max_duration") > 2) == (0, True)
+
+
+@pytest.mark.parametrize("stopped_at", range(61, 122, 4))
+def test_a_pump_whose_events_are_cut_off_is_missing_when_it_stops(stopped_at: int) -> None:
+    assert stops(heard(pump_room(max_duration_s=60.0, release_s=5.0), "9" * stopped_at + "." * 60)) == 1
 
 
 def test_a_snoozed_watcher_leaves_the_watched_alone() -> None:

@@ -14,6 +14,7 @@ from streamer.rules.base import Place
 class Config(BaseModel):
     """Options of an absence rule: `rule` heard something, and since that ended nothing for `for_s`.
 
+    An event that `max_duration_s` cut off leaves open whether its sound goes on; the next one will say.
     A lost microphone is not a stopped pump: only seconds of sound count, and they are counted anew where sound goes on
     after a break, or after a stretch of one constant value, which is what a dead microphone delivers.
     """
@@ -41,14 +42,15 @@ class Rule:
         self._place = place
         self._for = place.samples(config.for_s)
         self._heard: Event | None = None  # the newest news of the watched rule; before there is any, nothing is missing
+        self._may_sound = False  # whether that leaves open that the sound goes on
         self._since: int | None = None  # where the silence began that is counted
         self._open: Event | None = None
 
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
         """Take note of what the watched rule heard; return the end or start which that, or its want, brings."""
         told = [ended for event in heard for ended in self._take(event)]
-        if self._heard is None or self._heard.phase != Phase.END:
-            self.why = self.why if told else ""
+        if self._heard is None or self._may_sound:
+            self.why = self.why if told else self._why_not()
             return told
         score = float(scores.scores[self._heard.label])
         if self._open:
@@ -64,7 +66,7 @@ class Rule:
         return [*told, self._start(scores, score)] if missing >= self._for else told
 
     def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
-        """End what is open: whether the sound is there is not known any more. What was heard before stays known.
+        """End what is open: whether the sound is there is not known any more. That it was heard before stays known.
 
         But for a snooze or another threshold: after them the watched rule must be heard anew.
         """
@@ -72,6 +74,7 @@ class Rule:
         if self._open:
             told.append(self._end(at, at, reason))
         self._since = None
+        self._may_sound = False
         if reason in (Reason.SNOOZE, Reason.RELOAD):
             self._heard = None
         return told
@@ -79,7 +82,14 @@ class Rule:
     def _take(self, event: Event) -> list[Event]:
         self._heard = event
         self._since = event.offset
+        is_cut = event.end_reason == Reason.MAX_DURATION and event.offset == event.at  # else it had left before
+        self._may_sound = event.phase != Phase.END or is_cut
         return [self._end(event.at, event.onset, Reason.QUIET)] if self._open else []
+
+    def _why_not(self) -> str:
+        """What there is to say while nothing is counted."""
+        is_cut = self._heard is not None and self._heard.end_reason == Reason.MAX_DURATION
+        return f"{self._config.rule} may go on: its event was cut off by max_duration_s" if is_cut else ""
 
     def _start(self, scores: Scores, score: float) -> Event:
         assert self._heard is not None

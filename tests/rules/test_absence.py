@@ -50,6 +50,22 @@ def rule(**options: Any) -> Rule:
     ("....x...........",
      "................",
      "................", ""),
+    # max_duration_s ended the event
+    ("....................",
+     ".[.|................",
+     "....................", ""),                               # the sound may go on
+    ("....................",
+     ".[.|.[.]............."[:20],
+     "...........(........", "start@7"),                        # it is told anew, and then it stops
+    ("....................",
+     ".[..:...............",
+     "........(...........", "start@4"),                        # it had left
+    ("....................",
+     ".[].....[|..........",
+     "......(.)...........", "start@2 end@2..8 quiet"),
+    ("......x.............",
+     ".[.|................",
+     "...........(........", "start@7"),                        # told anew it would be after the break, were it there
     # nothing but one value: a dead microphone
     (".....0000.........",
      ".[.]..............",
@@ -99,6 +115,11 @@ def test_it_says_why() -> None:
         "ended, at 8.00 s: quiet",
         "pump not heard for 1.00 s of 3 s",
     ]
+
+
+def test_it_says_that_the_sound_may_go_on() -> None:
+    cut = "pump may go on: its event was cut off by max_duration_s"
+    assert reasons_of(rule(), pump=".[.|..[.") == ["", "", "", cut, cut, cut, "", ""]
 
 
 def test_a_time_is_needed() -> None:

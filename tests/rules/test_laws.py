@@ -251,7 +251,8 @@ SETTINGS = config.parse(
       sound: {type: threshold, labels: any, min_windows: 2, of_windows: 3, instant: [Rumble], min_level_dbfs: -60}
       twice: {type: count, rule: rumble, n: 2, within_s: 1.5}
       then: {type: sequence, rules: [siren, rumble], within_s: 2}
-      quiet: {type: absence, rule: rumble, for_s: 0.8}
+      plain: {type: threshold, labels: [Rumble], release_s: 0.1}
+      quiet: {type: absence, rule: plain, for_s: 0.8}
     """,
     "test.yaml",
     edges.edge_config,
