@@ -1,7 +1,9 @@
 """An event when other rules' events follow one another: glass breaks, then there are footsteps."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, field_validator
@@ -10,7 +12,9 @@ from streamer.core import Event, Phase, Reason, Scores
 from streamer.rules._options import OPTIONS, Span
 from streamer.rules.base import Place
 
-MOST = 100  # events remembered: of a chain that takes minutes, though its rules should speak every second
+LATE_S = 60.0  # events are told so long after their onset, as for their shortest duration: their chain must be known
+FEW = 100  # events are remembered for longer, as those counted by another rule may begin an hour before they are told
+ONSET = attrgetter("onset")
 
 
 class Config(BaseModel):
@@ -48,6 +52,7 @@ class Rule:
         self.why = ""
         self._place = place
         self._within = place.samples(config.within_s)
+        self._memory = place.samples(config.within_s + LATE_S)
         self._known: dict[str, Event] = {}  # the newest news of each event, by id; each is part of one chain
         self._last: Event | None = None  # of the chain
         self._open: Event | None = None
@@ -56,6 +61,7 @@ class Rule:
         """Look for a chain where `heard` brings a new event; end with the end of its last one."""
         self.why = f"open since {self._place.shown(self._open.onset)}" if self._open else ""
         told = self._take(heard)
+        self._forget(scores.end - self._memory)
         if self._open is None and any(event.phase == Phase.START for event in heard):
             self.why = ", ".join(f"{event.rule} began at {self._place.shown(event.onset)}" for event in heard)
             if chain := self._chain():
@@ -77,26 +83,30 @@ class Rule:
                 told.append(self._end(event.at, event.offset, event.end_reason or Reason.QUIET))
             elif event.phase == Phase.START or event.id in self._known:
                 self._known[event.id] = event
-        while len(self._known) > MOST:
-            del self._known[next(iter(self._known))]
         return told
+
+    def _forget(self, before: int) -> None:
+        """Forget what began before a position, and can't be part of a chain any more, but for the newest few."""
+        n_most = max(0, len(self._known) - FEW)
+        for name in [name for name, event in self._known.items() if event.onset < before][:n_most]:
+            del self._known[name]
 
     def _chain(self) -> list[Event]:
         """An event of each rule in their order, as near to each other as may be; none where that is too far."""
-        *before, last = self.watches
-        for final in reversed(self._of(last)):
+        *before, last = (self._of(rule) for rule in self.watches)
+        for final in reversed(last):
             chain = [final]
-            for rule in reversed(before):
-                earlier = [event for event in self._of(rule) if event.onset <= chain[0].onset]
-                chain = [max(earlier, key=lambda event: event.onset), *chain] if earlier else []
-                if not chain:
+            for events in reversed(before):
+                n_earlier = bisect_right(events, chain[0].onset, key=ONSET)
+                if not n_earlier:
                     break
-            if chain and final.onset - chain[0].onset <= self._within:
+                chain.insert(0, events[n_earlier - 1])
+            if len(chain) == len(self.watches) and final.onset - chain[0].onset <= self._within:
                 return chain
         return []
 
     def _of(self, rule: str) -> list[Event]:
-        return [event for event in self._known.values() if event.rule == rule]
+        return sorted((event for event in self._known.values() if event.rule == rule), key=ONSET)
 
     def _start(self, chain: Sequence[Event], at: int) -> list[Event]:
         last = self._last = chain[-1]
