@@ -6,7 +6,6 @@ In: `Scores` and `SegmentEnd` in order. Out: messages with topics relative to `<
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
-from graphlib import TopologicalSorter
 
 import numpy as np
 
@@ -80,12 +79,13 @@ class Reporter:
         yield from self.report(SegmentEnd(self.info.stream_id, self._heard_to, reason))
 
     def snooze(self, name: str, seconds: float) -> Iterator[Message]:
-        """End what a rule has open, and don't ask it for `seconds` of sound; 0 wakes it."""
-        yield from self._cut(name, Reason.SNOOZE)
-        self._awake_at[name] = self._heard_to + round(seconds * self.info.sample_rate)
+        """End what a rule has open, and don't ask it for `seconds` of sound; 0 wakes it if it sleeps."""
         if seconds:
+            yield from self._cut(name, Reason.SNOOZE)
+            self._awake_at[name] = self._heard_to + round(seconds * self.info.sample_rate)
             yield self._state(name, None)
-        else:
+        elif name in self._awake_at:
+            self._awake_at[name] = self._heard_to
             yield from self._wake()
 
     def replace(self, name: str, rule: Rule) -> Iterator[Message]:
@@ -200,10 +200,13 @@ def level_message(stream_id: str, level: Level) -> Message:
     return Message(f"{stream_id}/level", payload, qos=0)
 
 
-def _in_order(rules: Mapping[str, Rule]) -> Iterable[str]:
-    """Names, each after those it watches, else as they stand."""
-    graph = {name: [watched for watched in rule.watches if watched in rules] for name, rule in rules.items()}
-    return TopologicalSorter(graph).static_order()
+def _in_order(rules: Mapping[str, Rule]) -> Iterator[str]:
+    """Names, each after those it watches, else as they stand; there are no circles."""
+    waiting = dict(rules)
+    while waiting:
+        name = next(name for name, rule in waiting.items() if waiting.keys().isdisjoint(rule.watches))
+        del waiting[name]
+        yield name
 
 
 def _of(rules: Collection[str], events: Iterable[Event]) -> list[Event]:

@@ -186,8 +186,8 @@ def test_an_update_is_an_event_but_no_change_of_state() -> None:
 class Echo:
     """Repeats the starts of the rule it watches."""
 
-    def __init__(self, watched: str) -> None:
-        self.watches = (watched,)
+    def __init__(self, *watched: str) -> None:
+        self.watches = watched
         self.why = ""
 
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
@@ -203,6 +203,16 @@ def test_a_rule_is_asked_after_those_it_watches() -> None:
     assert list(one.rules) == ["bark", "echo"]
     ids = [event["id"] for event in payloads(list(one.report(scores(1, 0, 0.9))), "mic/event")]
     assert ids == ["01J1", "01J1-again"]
+
+
+@pytest.mark.parametrize(("watches", "order"), [
+    ({"a": (), "w": ("a",), "b": ()}, "a w b"),
+    ({"w": ("b",), "a": (), "b": ()}, "a b w"),
+    ({"y": ("x", "a"), "x": ("b",), "b": (), "a": ("gone",)}, "b x a y"),
+])  # fmt: skip
+def test_rules_are_else_asked_as_they_stand(watches: dict[str, tuple[str, ...]], order: str) -> None:
+    rules = {name: Echo(*theirs) for name, theirs in watches.items()}
+    assert " ".join(Reporter(INFO, rules, utc, lambda _: None).rules) == order
 
 
 def test_a_rule_is_told_of_the_rules_it_watches_and_of_no_others() -> None:
@@ -233,6 +243,13 @@ def test_a_snoozed_rule_can_be_woken() -> None:
     list(one.snooze("dog_bark", 600))
     assert [message.payload["snoozed_until"] for message in one.snooze("dog_bark", 0)] == [None]
     assert payloads(list(one.report(scores(1, 0, 0.9))), "mic/event")
+
+
+def test_to_wake_a_rule_that_is_awake_changes_nothing() -> None:
+    one = reporter()
+    list(one.report(scores(10, 0, 0.9)))
+    assert list(one.snooze("dog_bark", 0)) == []
+    assert payloads(list(one.report(scores(11, 0, 0.9))), "mic/event") == [], "its event goes on"
 
 
 def test_a_replaced_rule_ends_its_event() -> None:
