@@ -85,6 +85,8 @@ LABELS = "run 'streamer labels' for the list"
      "c.yaml:7: rules.one.min_level_dbfs: must be a finite number, not -.inf"),
     ("{type: threshold, labels: [Bark], thresholds: {Bark: {onset: .nan, offset: 0.5}}}",
      "c.yaml:7: rules.one.thresholds.Bark.onset: must be a finite number, not .nan"),
+    ("{type: threshold, labels: [Bark], smooth_windows: 51}",
+     "c.yaml:7: rules.one.smooth_windows: must be at most 50, not 51"),
     ("{type: absence, rule: bark, for_s: .inf}",
      "c.yaml:7: rules.one.for_s: must be a finite number, not .inf"),
     ("{type: count, rule: bark, n: 5, within_s: .inf}",

@@ -23,6 +23,7 @@ from streamer.rules._schedule import Schedule
 from streamer.rules.base import Place
 
 Labels = Annotated[list[str], Field(min_length=1)]
+MOST_SMOOTH = 50  # windows: of so many the median of 527 labels takes 0.5 ms, and it grows with them
 SMOOTHING: dict[str, Callable[..., Samples]] = {"median": np.median, "mean": np.mean}
 
 
@@ -43,7 +44,7 @@ class Config(BaseModel):
     onset_threshold: Threshold = 0.6
     offset_threshold: Threshold = 0.4
     thresholds: dict[str, Thresholds] = {}
-    smooth_windows: Annotated[int, Field(ge=1)] = 1
+    smooth_windows: Annotated[int, Field(ge=1, le=MOST_SMOOTH)] = 1
     smoothing: Literal["median", "mean"] = "median"
     min_windows: Annotated[int, Field(ge=1)] = 1
     of_windows: Annotated[int, Field(ge=1)] = 1
