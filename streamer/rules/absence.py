@@ -44,6 +44,7 @@ class Rule:
         self._heard: Event | None = None  # the newest news of the watched rule; before there is any, nothing is missing
         self._may_sound = False  # whether that leaves open that the sound goes on
         self._since: int | None = None  # where the silence began that is counted
+        self._ended_at = 0  # offset of the last event; the watched one may be told with an offset before that
         self._open: Event | None = None
 
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
@@ -80,11 +81,12 @@ class Rule:
         return told
 
     def _take(self, event: Event) -> list[Event]:
+        ended = [self._end(event.at, event.onset, Reason.QUIET)] if self._open else []
         self._heard = event
-        self._since = event.offset
+        self._since = None if event.offset is None else max(event.offset, self._ended_at)
         is_cut = event.end_reason == Reason.MAX_DURATION and event.offset == event.at  # else it had left before
         self._may_sound = event.phase != Phase.END or is_cut
-        return [self._end(event.at, event.onset, Reason.QUIET)] if self._open else []
+        return ended
 
     def _why_not(self) -> str:
         """What there is to say while nothing is counted."""
@@ -112,8 +114,8 @@ class Rule:
 
     def _end(self, at: int, offset: int, reason: Reason) -> Event:
         assert self._open is not None
-        offset = max(offset, self._open.onset)
-        self.why = f"ended, at {self._place.shown(offset)}: {reason.value}"
-        ended = replace(self._open, phase=Phase.END, at=at, offset=offset, end_reason=reason)
+        self._ended_at = max(offset, self._open.onset)
+        self.why = f"ended, at {self._place.shown(self._ended_at)}: {reason.value}"
+        ended = replace(self._open, phase=Phase.END, at=at, offset=self._ended_at, end_reason=reason)
         self._open = None
         return ended

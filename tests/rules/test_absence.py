@@ -1,11 +1,13 @@
 """The absence rule, in tables: see `tests.rules.tables.follow` for how they are read."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from streamer.core import Reason
+from streamer.core import Event, Level, Phase, Reason, Scores
 from streamer.rules.absence import Config, Rule, build
 from streamer.rules.base import Place
 from tests.rules.tables import HOP, INFO, LABELS, follow, reasons_of, said, utc, when
@@ -85,7 +87,7 @@ def test_after_a_snooze_or_another_threshold_the_pump_must_be_heard_anew(reason:
     started = follow(one, pump=".[.]......")
     assert said(started + one.flush(10 * HOP, reason)) == f"start@3 end@3..10 {reason}"
     assert follow(one, pump="." * 20) == []
-    assert said(follow(one, pump=".[]........")) == "start@2"
+    assert said(follow(one, pump="." * 10 + ".[]........")) == "start@12"
 
 
 def test_after_a_snooze_the_end_of_a_pump_that_ran_on_is_enough() -> None:
@@ -100,6 +102,16 @@ def test_what_its_event_says() -> None:
     assert (LABELS[start.label], start.rule, start.level_dbfs) == ("Bark", "pump_stopped", -30.0)
     assert round(start.score, 3) == round(start.peak_score, 3) == 0.1, "how little of it is heard"
     assert (end.id, end.label) == (start.id, start.label)
+
+
+def test_it_begins_no_earlier_than_the_last_one_ended_though_what_is_watched_was_told_late() -> None:
+    one = rule()
+    told = follow(one, sound="..x.......", pump=".[........")
+    begun = Event("late", "mic", "pump", 0, Phase.START, 11 * HOP, 1 * HOP, None, 0.7, 0.7, -20.0)
+    ended = replace(begun, phase=Phase.END, offset=2 * HOP, end_reason=Reason.QUIET)
+    silent = Scores("mic", 7 * HOP, 11 * HOP, HOP, np.zeros(len(LABELS), np.float32), Level(-30.0, -10.0, 0))
+    told += one.update(silent, [begun, ended])
+    assert said(told) == "start@3 end@3..3 quiet start@3"
 
 
 def test_it_says_why() -> None:
