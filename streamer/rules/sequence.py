@@ -61,7 +61,8 @@ class Rule:
         """Look for a chain where `heard` brings a new event; end with the end of its last one."""
         self.why = f"open since {self._place.shown(self._open.onset)}" if self._open else ""
         told = self._take(heard)
-        self._forget(scores.end - self._memory)
+        if heard:
+            self._forget(scores.end - self._memory)
         if self._open is None and any(event.phase == Phase.START for event in heard):
             self.why = ", ".join(f"{event.rule} began at {self._place.shown(event.onset)}" for event in heard)
             if chain := self._chain():
