@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from streamer.backends.base import Backend
 from streamer.config import UnknownType
 from streamer.core import Site, StreamInfo
-from streamer.rules.base import Rule
+from streamer.rules.base import Place, Rule
 from streamer.settings import ModelConfig, Settings
 from streamer.sinks.base import Sink
 from streamer.sources.base import Source
@@ -58,7 +58,7 @@ def build_source(config: BaseModel) -> Source:
 
 def build_rule(config: BaseModel, name: str, info: StreamInfo, utc: Callable[[int], datetime]) -> Rule:
     """Make the rule called `name` for one stream; `utc` tells the capture time of a position."""
-    rule: Rule = _home(config).build(config, name, info, utc)
+    rule: Rule = _home(config).build(config, Place(name, info, utc))
     return rule
 
 

@@ -3,10 +3,9 @@
 In: `Scores` and `SegmentEnd` in order. Out: messages with topics relative to `<base>/<node>/`. Pure but for the clock.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
-from graphlib import TopologicalSorter
 
 import numpy as np
 
@@ -66,10 +65,11 @@ class Reporter:
         for name, rule in self.rules.items():
             if name in self._awake_at:
                 continue
+            watched = _of(rule.watches, heard)
             if isinstance(output, Scores):
-                events = rule.update(output, heard)
+                events = rule.update(output, watched)
             else:
-                events = rule.flush(output.at, output.reason, heard)
+                events = rule.flush(output.at, output.reason, watched)
             heard.extend(events)
             for event in events:
                 yield from self._messages(event)
@@ -79,12 +79,13 @@ class Reporter:
         yield from self.report(SegmentEnd(self.info.stream_id, self._heard_to, reason))
 
     def snooze(self, name: str, seconds: float) -> Iterator[Message]:
-        """End what a rule has open, and don't ask it for `seconds` of sound; 0 wakes it."""
-        yield from self._cut(name, Reason.SNOOZE)
-        self._awake_at[name] = self._heard_to + round(seconds * self.info.sample_rate)
+        """End what a rule has open, and don't ask it for `seconds` of sound; 0 wakes it if it sleeps."""
         if seconds:
+            yield from self._cut(name, Reason.SNOOZE)
+            self._awake_at[name] = self._heard_to + round(seconds * self.info.sample_rate)
             yield self._state(name, None)
-        else:
+        elif name in self._awake_at:
+            self._awake_at[name] = self._heard_to
             yield from self._wake()
 
     def replace(self, name: str, rule: Rule) -> Iterator[Message]:
@@ -98,7 +99,7 @@ class Reporter:
         for each, rule in self.rules.items():
             if each in cut or not cut.isdisjoint(rule.watches):
                 cut.add(each)
-                ended.extend(rule.flush(self._heard_to, reason, ended))
+                ended.extend(rule.flush(self._heard_to, reason, _of(rule.watches, ended)))
         for event in ended:
             yield from self._messages(event)
 
@@ -199,10 +200,18 @@ def level_message(stream_id: str, level: Level) -> Message:
     return Message(f"{stream_id}/level", payload, qos=0)
 
 
-def _in_order(rules: Mapping[str, Rule]) -> Iterable[str]:
-    """Names, each after those it watches, else as they stand."""
-    graph = {name: [watched for watched in rule.watches if watched in rules] for name, rule in rules.items()}
-    return TopologicalSorter(graph).static_order()
+def _in_order(rules: Mapping[str, Rule]) -> Iterator[str]:
+    """Names, each after those it watches, else as they stand; there are no circles."""
+    waiting = dict(rules)
+    while waiting:
+        name = next(name for name, rule in waiting.items() if waiting.keys().isdisjoint(rule.watches))
+        del waiting[name]
+        yield name
+
+
+def _of(rules: Collection[str], events: Iterable[Event]) -> list[Event]:
+    """The events of these rules."""
+    return [event for event in events if event.rule in rules]
 
 
 def _iso(moment: datetime) -> str:

@@ -1,6 +1,7 @@
 """Edges are found by their file names."""
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,11 +13,16 @@ from pydantic import BaseModel
 from streamer import config, edges
 from streamer.core import Site, StreamInfo
 from streamer.errors import ConfigError
+from streamer.rules.base import Place
 from streamer.settings import ModelConfig
 
 ROOT = Path(__file__).parent.parent
 INFO = StreamInfo("mic", "garage", 1.0, 10.24, 16000, ("Bark",), ("/m/05tny_",))
 SITE = Site("garage")
+
+
+def utc(at: int) -> datetime:
+    return datetime.fromtimestamp(at, UTC)
 
 
 @pytest.mark.parametrize("kind", ["source", "rule", "sink", "backend"])
@@ -33,6 +39,11 @@ def test_each_edge_has_a_strict_frozen_model_of_its_type(kind: str) -> None:
         assert model.model_config.get("strict") is True, name
         assert model.model_config.get("frozen") is True, name
         assert model.model_json_schema()["properties"]["type"]["const"] == name
+
+
+def test_options_of_rules_are_finite_numbers() -> None:
+    for name in edges.known("rule"):
+        assert edges.edge_config("rule", name).model_config.get("allow_inf_nan") is False, name
 
 
 def test_back_ends_share_one_model() -> None:
@@ -58,9 +69,9 @@ def build(*given: object) -> Any:
 def test_the_module_of_a_model_builds_from_it() -> None:
     stub = Stub()
     source: Any = edges.build_source(stub)
-    rule: Any = edges.build_rule(stub, "bark", INFO, str)
+    rule: Any = edges.build_rule(stub, "bark", INFO, utc)
     sink: Any = edges.build_sink(stub, SITE)
-    assert (source, rule, sink) == ((stub,), (stub, "bark", INFO, str), (stub, SITE))
+    assert (source, rule, sink) == ((stub,), (stub, Place("bark", INFO, utc)), (stub, SITE))
 
 
 def test_a_back_end_is_built_by_the_module_it_names(monkeypatch: pytest.MonkeyPatch) -> None:

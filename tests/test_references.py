@@ -57,6 +57,14 @@ LABELS = "run 'streamer labels' for the list"
      f"c.yaml:7: rules.one.unless[0]: unknown label 'Radio'; {LABELS}. Did you mean 'Rain'?"),
     ("{type: threshold, labels: any, instant: [Bell]}",
      f"c.yaml:7: rules.one.instant[0]: unknown label 'Bell'; {LABELS}"),
+    ("{type: threshold, labels: any, groups: {Dog: [Bark], Loud: [Siren], Bark: [Siren]}, instant: [Loud]}",
+     ("c.yaml:7: rules.one.groups.Dog: 'Dog' is used nowhere: any label is listened for without it; "
+      "remove it, or give it thresholds")),
+    ("{type: threshold, labels: any, groups: {Dog: [Bark, Siren]}, unless: [Dog, Rain]}",
+     ("c.yaml:7: rules.one.unless: unless names every label of the model, and nothing is left to listen for; "
+      "remove some")),
+    ("{type: threshold, labels: any, unless: [Rain], thresholds: {Rain: {onset: 0.5, offset: 0.4}}}",
+     "c.yaml:7: rules.one: thresholds: 'Rain' is not listened for, as unless names it; remove it from one of them"),
     ("{type: threshold, labels: [Bark], thresholds: {Bark: {onset: 0.4, offset: 0.5}}}",
      "c.yaml:7: rules.one.thresholds.Bark: offset 0.5 is above onset 0.4; it must be at or below it"),
     ("{type: threshold, labels: [Bark], thresholds: {Bark: {onset: 0.4}}}",
@@ -69,6 +77,24 @@ LABELS = "run 'streamer labels' for the list"
     ("{type: threshold, labels: [Bark], schedule: {days: [mo], time_zone: UTC}}",
      ("c.yaml:7: rules.one.schedule.days[0]: must be 'mon', 'tue', 'wed', 'thu', 'fri', 'sat' or 'sun', not 'mo'. "
       "Did you mean 'mon'?")),
+    ("{type: threshold, labels: [Bark], release_s: .inf}",
+     "c.yaml:7: rules.one.release_s: must be a finite number, not .inf"),
+    ("{type: threshold, labels: [Bark], max_duration_s: .inf}",
+     "c.yaml:7: rules.one.max_duration_s: must be a finite number, not .inf"),
+    ("{type: threshold, labels: [Bark], min_level_dbfs: -.inf}",
+     "c.yaml:7: rules.one.min_level_dbfs: must be a finite number, not -.inf"),
+    ("{type: threshold, labels: [Bark], thresholds: {Bark: {onset: .nan, offset: 0.5}}}",
+     "c.yaml:7: rules.one.thresholds.Bark.onset: must be a finite number, not .nan"),
+    ("{type: threshold, labels: [Bark], smooth_windows: 51}",
+     "c.yaml:7: rules.one.smooth_windows: must be at most 50, not 51"),
+    ("{type: absence, rule: bark, for_s: .inf}",
+     "c.yaml:7: rules.one.for_s: must be a finite number, not .inf"),
+    ("{type: count, rule: bark, n: 5, within_s: .inf}",
+     "c.yaml:7: rules.one.within_s: must be a finite number, not .inf"),
+    ("{type: sequence, rules: [bark, two], within_s: .nan}",
+     "c.yaml:7: rules.one.within_s: must be a finite number, not .nan"),
+    ("{type: absence, rule: bark, for_s: 1.0e+308}",
+     "c.yaml:7: rules.one.for_s: must be at most 604800, not 1.0e+308"),
     ("{type: threshold, labels: [Bark], merge_gap_s: 3}",
      ("c.yaml:7: rules.one.merge_gap_s: unknown key 'merge_gap_s'; known: groups, instant, labels, max_duration_s, "
       "min_duration_s, min_level_dbfs, min_windows, of_windows, offset_threshold, onset_threshold, refractory_s, "
@@ -90,6 +116,30 @@ def test_a_rule_can_not_watch_one_that_is_off_on_a_stream() -> None:
     assert mistakes(stream="{bark: false}") == [f"c.yaml:3: streams.mic.rules.bark: {said}"]
     settings = parse(stream="{bark: false, many: null}")
     assert sorted(settings.rules_of("mic")) == ["one", "two"]
+
+
+@pytest.mark.parametrize(("option", "name"), [
+    ("refractory_s: 300", "refractory_s"),
+    ("unless: [Rain]", "unless"),
+    ("min_level_dbfs: -50.0", "min_level_dbfs"),
+    ("schedule: {days: [sat], time_zone: UTC}", "schedule"),
+    ("unless: [Rain], refractory_s: 9", "refractory_s and unless"),
+])  # fmt: skip
+def test_absence_can_not_watch_what_may_sound_and_not_be_told(option: str, name: str) -> None:
+    kept = f"{{type: threshold, labels: [Siren], {option}}}"
+    said = f"what 'two' may not start for its {name} would be taken for silence; watch a rule without"
+    assert mistakes("{type: absence, rule: two, for_s: 60}", kept) == [f"c.yaml:7: rules.one.rule: {said}"]
+    plain = "{type: threshold, labels: [Siren], refractory_s: 0, unless: [], min_level_dbfs: null, schedule: []}"
+    assert parse("{type: absence, rule: two, for_s: 60}", plain).rules.keys() == {"bark", "many", "one", "two"}
+
+
+def test_absence_can_not_watch_it_from_afar_nor_on_one_stream() -> None:
+    one, two = "{type: absence, rule: many, for_s: 60}", "{type: threshold, labels: [Rain], refractory_s: 5}"
+    said = "what 'bark' may not start for its refractory_s would be taken for silence; watch a rule without"
+    assert mistakes(one, stream="{bark: {refractory_s: 5}}") == [f"c.yaml:3: streams.mic.rules.one.rule: {said}"]
+    assert parse(one, two, stream="{bark: {refractory_s: 5}, one: off}").rules_of("mic").keys() == {
+        "bark", "many", "two",
+    }  # fmt: skip
 
 
 def test_what_a_stream_watches_is_looked_at_too() -> None:

@@ -13,7 +13,7 @@ from streamer.core import Event, Level, Message, Phase, Reason, Scores, SegmentE
 from streamer.reporter import Reporter, level_message, status_message
 from streamer.rules import absence
 from streamer.rules import count as counting
-from streamer.rules.base import Rule
+from streamer.rules.base import Place, Rule
 from streamer.rules.threshold import Config, build
 
 RATE = 16000
@@ -26,11 +26,15 @@ INFO = StreamInfo(
 SILENT = Level(-120.0, -120.0, 0)
 
 
-def reporter(utc: Callable[[int], datetime] = lambda at: EPOCH + timedelta(seconds=at / RATE)) -> Reporter:
+def utc(at: int) -> datetime:
+    return EPOCH + timedelta(seconds=at / RATE)
+
+
+def reporter(utc: Callable[[int], datetime] = utc) -> Reporter:
     """Two rules, each on one label, that end with the first window under."""
     ids = count(1)
     rules = {
-        name: build(Config(labels=[label], release_s=0.0), name, INFO, new_id=lambda: f"01J{next(ids)}")
+        name: build(Config(labels=[label], release_s=0.0), Place(name, INFO, utc, lambda: f"01J{next(ids)}"))
         for name, label in (("smoke_alarm", INFO.labels[0]), ("dog_bark", INFO.labels[1]))
     }
     return Reporter(INFO, rules, utc, lambda at: at // RATE)
@@ -182,26 +186,44 @@ def test_an_update_is_an_event_but_no_change_of_state() -> None:
 class Echo:
     """Repeats the starts of the rule it watches."""
 
-    def __init__(self, watched: str) -> None:
-        self.watches = (watched,)
+    def __init__(self, *watched: str) -> None:
+        self.watches = watched
         self.why = ""
 
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
-        return [
-            replace(event, id=f"{event.id}-again", rule="echo") for event in heard
-            if event.rule in self.watches and event.phase == Phase.START
-        ]  # fmt: skip
+        return [replace(each, id=f"{each.id}-again", rule="echo") for each in heard if each.phase == Phase.START]
 
     def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
         return []
 
 
 def test_a_rule_is_asked_after_those_it_watches() -> None:
-    bark = build(Config(labels=["Bark"]), "bark", INFO, new_id=lambda: "01J1")
+    bark = build(Config(labels=["Bark"]), Place("bark", INFO, utc, lambda: "01J1"))
     one = Reporter(INFO, {"echo": Echo("bark"), "bark": bark}, lambda _: EPOCH, lambda _: None)
     assert list(one.rules) == ["bark", "echo"]
     ids = [event["id"] for event in payloads(list(one.report(scores(1, 0, 0.9))), "mic/event")]
     assert ids == ["01J1", "01J1-again"]
+
+
+@pytest.mark.parametrize(("watches", "order"), [
+    ({"a": (), "w": ("a",), "b": ()}, "a w b"),
+    ({"w": ("b",), "a": (), "b": ()}, "a b w"),
+    ({"y": ("x", "a"), "x": ("b",), "b": (), "a": ("gone",)}, "b x a y"),
+])  # fmt: skip
+def test_rules_are_else_asked_as_they_stand(watches: dict[str, tuple[str, ...]], order: str) -> None:
+    rules = {name: Echo(*theirs) for name, theirs in watches.items()}
+    assert " ".join(Reporter(INFO, rules, utc, lambda _: None).rules) == order
+
+
+def test_a_rule_is_told_of_the_rules_it_watches_and_of_no_others() -> None:
+    one = reporter()
+    one.rules["echo"] = Echo("dog_bark")
+    messages = [m for at, bark in enumerate((0, 0.9)) for m in one.report(scores(10 + at, 0.9, bark))]
+    assert [event["id"] for event in payloads(messages, "mic/event")] == ["01J1", "01J2", "01J2-again"]
+    one.rules["echo"] = Echo("smoke_alarm")
+    assert brief([*one.snooze("dog_bark", 9), *one.report(scores(12, 0, 0.9))]) == [
+        "dog_bark snooze", "smoke_alarm quiet",
+    ]  # fmt: skip
 
 
 def test_a_snoozed_rule_ends_its_event_sleeps_and_wakes() -> None:
@@ -223,16 +245,24 @@ def test_a_snoozed_rule_can_be_woken() -> None:
     assert payloads(list(one.report(scores(1, 0, 0.9))), "mic/event")
 
 
+def test_to_wake_a_rule_that_is_awake_changes_nothing() -> None:
+    one = reporter()
+    list(one.report(scores(10, 0, 0.9)))
+    assert list(one.snooze("dog_bark", 0)) == []
+    assert payloads(list(one.report(scores(11, 0, 0.9))), "mic/event") == [], "its event goes on"
+
+
 def test_a_replaced_rule_ends_its_event() -> None:
     one = reporter()
     list(one.report(scores(10, 0, 0.7)))
-    ended = list(one.replace("dog_bark", build(Config(labels=["Bark"], onset_threshold=0.8), "dog_bark", INFO)))
+    changed = build(Config(labels=["Bark"], onset_threshold=0.8), Place("dog_bark", INFO, utc))
+    ended = list(one.replace("dog_bark", changed))
     assert [event["end_reason"] for event in payloads(ended, "mic/event")] == ["reload"]
     assert not payloads(list(one.report(scores(11, 0, 0.7))), "mic/event")
 
 
-def pump_room() -> Reporter:
-    """A pump, and what is said when it stops, or starts again and again."""
+def pump_room(**options: float) -> Reporter:
+    """A pump, listened for with these options, and what is said when it stops, or starts again and again."""
     ids = count(1)
 
     def new_id() -> str:
@@ -240,11 +270,11 @@ def pump_room() -> Reporter:
 
     again = counting.Config(rule="pump", n=2, within_s=60.0)
     rules: dict[str, Rule] = {
-        "stopped": absence.build(absence.Config(rule="pump", for_s=15.0), "stopped", INFO, new_id=new_id),
-        "restless": counting.build(again, "restless", INFO, new_id=new_id),
-        "pump": build(Config(labels=["Bark"], release_s=0.0), "pump", INFO, new_id=new_id),
+        "stopped": absence.build(absence.Config(rule="pump", for_s=15.0), Place("stopped", INFO, utc, new_id)),
+        "restless": counting.build(again, Place("restless", INFO, utc, new_id)),
+        "pump": build(Config(labels=["Bark"], **{"release_s": 0.0, **options}), Place("pump", INFO, utc, new_id)),  # type: ignore[arg-type]
     }
-    return Reporter(INFO, rules, lambda at: EPOCH + timedelta(seconds=at / RATE), lambda _: None)
+    return Reporter(INFO, rules, utc, lambda _: None)
 
 
 def heard(one: Reporter, row: str, first: int = 11) -> list[str]:
@@ -271,9 +301,25 @@ def test_a_snooze_ends_what_watching_rules_have_open() -> None:
 def test_another_threshold_ends_what_watching_rules_have_open() -> None:
     one = pump_room()
     assert heard(one, "9" + "." * 15) == ["pump start", "pump quiet", "stopped start"]
-    changed = build(Config(labels=["Bark"], onset_threshold=0.8, release_s=0.0), "pump", INFO)
+    changed = build(Config(labels=["Bark"], onset_threshold=0.8, release_s=0.0), Place("pump", INFO, utc))
     assert brief(list(one.replace("pump", changed))) == ["stopped reload"]
     assert heard(one, "." * 15, first=27) == []
+
+
+def stops(told: list[str]) -> int:
+    return told.count("stopped start")
+
+
+@pytest.mark.parametrize("refractory_s", [0.0, 300.0])
+def test_a_pump_that_runs_is_not_missing_though_its_events_are_cut_off(refractory_s: float) -> None:
+    one = pump_room(max_duration_s=60.0, refractory_s=refractory_s)
+    told = heard(one, "9" * 1000)
+    assert (stops(told), told.count("pump max_duration") > 2) == (0, True)
+
+
+@pytest.mark.parametrize("stopped_at", range(61, 122, 4))
+def test_a_pump_whose_events_are_cut_off_is_missing_when_it_stops(stopped_at: int) -> None:
+    assert stops(heard(pump_room(max_duration_s=60.0, release_s=5.0), "9" * stopped_at + "." * 60)) == 1
 
 
 def test_a_snoozed_watcher_leaves_the_watched_alone() -> None:

@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 
 from streamer.core import Level, Message, Reason, Scores, SegmentEnd, Status, StreamInfo
 from streamer.reporter import Reporter, status_message
+from streamer.rules.base import Place
 from streamer.rules.threshold import Config, build
 from streamer.stats import Stats
 
@@ -35,13 +36,16 @@ def is_valid(name: str, payload: Any) -> bool:
     return bool(validator(name).is_valid(payload))
 
 
+def utc(at: int) -> datetime:
+    return datetime(2026, 11, 22, 12, 0, 0, 230_000, UTC) + timedelta(seconds=at / RATE)
+
+
 def reporter(*names: str) -> Reporter:
     labels = dict(zip(("smoke_alarm", "dog_bark"), INFO.labels, strict=True))
     rules = {
-        name: build(Config(labels=[labels[name]], release_s=0.0), name, INFO, new_id=lambda: ID) for name in names
+        name: build(Config(labels=[labels[name]], release_s=0.0), Place(name, INFO, utc, lambda: ID)) for name in names
     }
-    epoch = datetime(2026, 11, 22, 12, 0, 0, 230_000, UTC)
-    return Reporter(INFO, rules, lambda at: epoch + timedelta(seconds=at / RATE), lambda _: 180, top=2, every_s=1.0)
+    return Reporter(INFO, rules, utc, lambda _: 180, top=2, every_s=1.0)
 
 
 def outputs() -> Iterator[Scores]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Annotated, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from streamer.core import Samples
-from streamer.references import circle
+from streamer.references import circle, within
+from streamer.rules._options import OPTIONS
 
 Groups = Mapping[str, Sequence[str]]
 Threshold = Annotated[float, Field(gt=0, lt=1)]
@@ -20,7 +21,7 @@ Threshold = Annotated[float, Field(gt=0, lt=1)]
 class Thresholds(BaseModel):
     """A label's own thresholds, instead of the rule's."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = OPTIONS
 
     onset: Threshold
     offset: Threshold
@@ -105,31 +106,33 @@ class Listener:
         )
 
 
-def within(names: Iterable[str], groups: Groups) -> tuple[str, ...]:
-    """`names` and all that lies in them, each once, what lies in a group before the group."""
-    found: dict[str, None] = {}
-
-    def visit(name: str) -> None:
-        if name not in found:
-            for part in groups.get(name, ()):
-                visit(part)
-            found[name] = None
-
-    for name in names:
-        visit(name)
-    return tuple(found)
+def all_but(barred: Collection[str], groups: Groups, known: Sequence[str]) -> tuple[Groups, list[str]]:
+    """The groups without what is barred in them, and all names, these groups' too, of what is left to listen for."""
+    left = set(known).difference(barred)
+    names = [
+        name for name in dict.fromkeys((*groups, *known))
+        if name not in barred and not left.isdisjoint(within([name], groups))
+    ]  # fmt: skip
+    return {name: [part for part in groups[name] if part in names] for name in names if name in groups}, names
 
 
 def strangers(
     labels: Sequence[str], groups: Groups, unless: Sequence[str], named: Mapping[str, Collection[str]]
 ) -> Iterator[str]:
-    """What is wrong with the names in a rule's options; `named`: those of other options, which must be its labels."""
+    """What is wrong with the names in a rule's options; `named`: those of other options, which must be its labels.
+
+    Which labels a rule for any has only the model knows: see `references.misfits`.
+    """
     if names := circle(groups):
         yield f"groups: {', which holds '.join(map(repr, names))}; a group can't hold itself"
         return
+    barred = within(unless, groups)
     if labels == "any":
+        for option, given in named.items():
+            for name in (name for name in given if name in barred):
+                yield f"{option}: '{name}' is not listened for, as unless names it; remove it from one of them"
         return
-    ours, barred = within(labels, groups), within(unless, groups)
+    ours = within(labels, groups)
     for option, given in named.items():
         for name in (name for name in given if name not in ours):
             yield f"{option}: '{name}' is none of the rule's labels; add it to labels, or remove it here"

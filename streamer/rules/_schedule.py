@@ -5,9 +5,10 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import BaseModel, Field, PrivateAttr, field_validator
 
 from streamer.mistakes import closest
+from streamer.rules._options import OPTIONS
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = get_args(Day)
@@ -21,7 +22,7 @@ class Schedule(BaseModel):
     day and a night.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = OPTIONS
 
     days: Annotated[list[Day], Field(min_length=1)] = list(DAYS)
     hours: str = "00:00-24:00"

@@ -1,101 +1,105 @@
 """An event while a sound is missing that should be there: the pump stopped."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from ulid import ULID
+from pydantic import BaseModel
 
-from streamer.core import Event, Phase, Reason, Scores, StreamInfo
+from streamer.core import Event, Phase, Reason, Scores
+from streamer.rules._options import OPTIONS, Span
+from streamer.rules.base import Place
 
 
 class Config(BaseModel):
     """Options of an absence rule: `rule` heard something, and since that ended nothing for `for_s`.
 
+    An event that `max_duration_s` cut off leaves open whether its sound goes on; the next one will say.
     A lost microphone is not a stopped pump: only seconds of sound count, and they are counted anew where sound goes on
     after a break, or after a stretch of one constant value, which is what a dead microphone delivers.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = OPTIONS
 
     type: Literal["absence"] = "absence"
     rule: str
-    for_s: Annotated[float, Field(gt=0)]
+    for_s: Span
 
 
-def build(
-    config: Config,
-    name: str,
-    info: StreamInfo,
-    utc: Callable[[int], datetime] | None = None,
-    new_id: Callable[[], str] = lambda: str(ULID()),
-) -> "Rule":
-    """The rule `name` for one stream."""
-    return Rule(config, name, info, new_id)
+def build(config: Config, place: Place) -> "Rule":
+    """The rule at `place`."""
+    return Rule(config, place)
 
 
 class Rule:
     """One absence rule on one stream: from when the watched sound was last there to when it is heard again."""
 
-    def __init__(self, config: Config, name: str, info: StreamInfo, new_id: Callable[[], str]) -> None:
-        self.config = config
-        self.name = name
+    def __init__(self, config: Config, place: Place) -> None:
         self.watches = (config.rule,)
         self.labels: tuple[str, ...] = ()
         self.why = ""
-        self._sample_rate = info.sample_rate
-        self._for = round(config.for_s * info.sample_rate)
-        self._new_id = new_id
+        self._config = config
+        self._place = place
+        self._for = place.samples(config.for_s)
         self._heard: Event | None = None  # the newest news of the watched rule; before there is any, nothing is missing
+        self._may_sound = False  # whether that leaves open that the sound goes on
         self._since: int | None = None  # where the silence began that is counted
+        self._ended_at = 0  # offset of the last event; the watched one may be told with an offset before that
         self._open: Event | None = None
 
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
         """Take note of what the watched rule heard; return the end or start which that, or its want, brings."""
-        told = [ended for event in heard if event.rule in self.watches for ended in self._take(event)]
-        if self._heard is None or self._heard.phase != Phase.END:
-            self.why = self.why if told else ""
+        told = [ended for event in heard for ended in self._take(event)]
+        if self._heard is None or self._may_sound:
+            self.why = self.why if told else self._why_not()
             return told
         score = float(scores.scores[self._heard.label])
         if self._open:
             self._open = replace(self._open, score=score, peak_score=max(score, self._open.peak_score))
-            self.why = f"open since {self._seconds(self._open.onset)}"
+            self.why = f"open since {self._place.shown(self._open.onset)}"
             return told
         if scores.level.is_constant:
             self._since = scores.end
         elif self._since is None:
             self._since = scores.end - scores.hop
         missing = scores.end - self._since
-        self.why = f"{self.config.rule} not heard for {self._seconds(missing)} of {self.config.for_s:g} s"
+        self.why = f"{self._config.rule} not heard for {self._place.shown(missing)} of {self._config.for_s:g} s"
         return [*told, self._start(scores, score)] if missing >= self._for else told
 
     def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
-        """End what is open: whether the sound is there is not known any more. What was heard before stays known.
+        """End what is open: whether the sound is there is not known any more. That it was heard before stays known.
 
         But for a snooze or another threshold: after them the watched rule must be heard anew.
         """
-        told = [ended for event in heard if event.rule in self.watches for ended in self._take(event)]
+        told = [ended for event in heard for ended in self._take(event)]
         if self._open:
             told.append(self._end(at, at, reason))
         self._since = None
+        self._may_sound = False
         if reason in (Reason.SNOOZE, Reason.RELOAD):
             self._heard = None
         return told
 
     def _take(self, event: Event) -> list[Event]:
+        ended = [self._end(event.at, event.onset, Reason.QUIET)] if self._open else []
         self._heard = event
-        self._since = event.offset
-        return [self._end(event.at, event.onset, Reason.QUIET)] if self._open else []
+        self._since = None if event.offset is None else max(event.offset, self._ended_at)
+        is_cut = event.end_reason == Reason.MAX_DURATION and event.offset == event.at  # else it had left before
+        self._may_sound = event.phase != Phase.END or is_cut
+        return ended
+
+    def _why_not(self) -> str:
+        """What there is to say while nothing is counted."""
+        is_cut = self._heard is not None and self._heard.end_reason == Reason.MAX_DURATION
+        return f"{self._config.rule} may go on: its event was cut off by max_duration_s" if is_cut else ""
 
     def _start(self, scores: Scores, score: float) -> Event:
         assert self._heard is not None
         assert self._since is not None
         self._open = replace(
             self._heard,
-            id=self._new_id(),
-            rule=self.name,
+            id=self._place.new_id(),
+            rule=self._place.name,
             phase=Phase.START,
             at=scores.end,
             onset=self._since,
@@ -105,16 +109,13 @@ class Rule:
             level_dbfs=scores.level.rms_dbfs,
             end_reason=None,
         )
-        self.why += f": started, at {self._seconds(self._since)}"
+        self.why += f": started, at {self._place.shown(self._since)}"
         return self._open
 
     def _end(self, at: int, offset: int, reason: Reason) -> Event:
         assert self._open is not None
-        offset = max(offset, self._open.onset)
-        self.why = f"ended, at {self._seconds(offset)}: {reason.value}"
-        ended = replace(self._open, phase=Phase.END, at=at, offset=offset, end_reason=reason)
+        self._ended_at = max(offset, self._open.onset)
+        self.why = f"ended, at {self._place.shown(self._ended_at)}: {reason.value}"
+        ended = replace(self._open, phase=Phase.END, at=at, offset=self._ended_at, end_reason=reason)
         self._open = None
         return ended
-
-    def _seconds(self, samples: int) -> str:
-        return f"{samples / self._sample_rate:.2f} s"

@@ -1,17 +1,39 @@
 """What turns scores into events: pure, fed one stream's scores in order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 
-from streamer.core import Event, Reason, Scores
+from ulid import ULID
+
+from streamer.core import Event, Reason, Scores, StreamInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a rule stands: its name, its stream, the capture time of a position, and ids for its events."""
+
+    name: str
+    info: StreamInfo
+    utc: Callable[[int], datetime]
+    new_id: Callable[[], str] = lambda: str(ULID())
+
+    def samples(self, seconds: float) -> int:
+        """A length of sound in samples."""
+        return round(seconds * self.info.sample_rate)
+
+    def shown(self, samples: int) -> str:
+        """A position, or a length of sound, for people: `4.00 s`."""
+        return f"{samples / self.info.sample_rate:.2f} s"
 
 
 class Rule(Protocol):
     """One rule watching one stream.
 
-    `watches` names the rules whose events it is told; they are asked first. `labels` are those it may report by itself:
-    none if it watches others, or hears anything. `why` says, after each update, in a few words for people why an event
-    started, goes on, ended, or did not start.
+    `watches` names the rules whose events it is told, and none else; they are asked first. `labels` are those it may
+    report by itself: none if it watches others, or hears anything. `why` says, after each update, in a few words for
+    people why an event started, goes on, ended, or did not start.
     """
 
     watches: tuple[str, ...]

@@ -1,15 +1,15 @@
 """An event while another rule's events come thick and fast: a dog that barks five times in ten minutes."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from ulid import ULID
+from pydantic import BaseModel, Field
 
-from streamer.core import Event, Phase, Reason, Scores, StreamInfo
+from streamer.core import Event, Phase, Reason, Scores
+from streamer.rules._options import OPTIONS, Span
+from streamer.rules.base import Place
 
 
 class Config(BaseModel):
@@ -19,37 +19,29 @@ class Config(BaseModel):
     and none goes on: were it fewer than `n`, it would end and start again with each bark of a dog that just makes it.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = OPTIONS
 
     type: Literal["count"] = "count"
     rule: str
     n: Annotated[int, Field(ge=2)]
-    within_s: Annotated[float, Field(gt=0)]
+    within_s: Span
 
 
-def build(
-    config: Config,
-    name: str,
-    info: StreamInfo,
-    utc: Callable[[int], datetime] | None = None,
-    new_id: Callable[[], str] = lambda: str(ULID()),
-) -> "Rule":
-    """The rule `name` for one stream."""
-    return Rule(config, name, info, new_id)
+def build(config: Config, place: Place) -> "Rule":
+    """The rule at `place`."""
+    return Rule(config, place)
 
 
 class Rule:
     """One count rule on one stream: from the onset of the first event it counts to the offset of the last."""
 
-    def __init__(self, config: Config, name: str, info: StreamInfo, new_id: Callable[[], str]) -> None:
-        self.config = config
-        self.name = name
+    def __init__(self, config: Config, place: Place) -> None:
         self.watches = (config.rule,)
         self.labels: tuple[str, ...] = ()
         self.why = ""
-        self._sample_rate = info.sample_rate
-        self._within = round(config.within_s * info.sample_rate)
-        self._new_id = new_id
+        self._config = config
+        self._place = place
+        self._within = place.samples(config.within_s)
         self._begun: deque[Event] = deque(maxlen=config.n)  # newest news of each that counts
         self._is_on = False  # whether the watched event goes on
         self._sounded_to = 0  # offset of the last watched event, or its onset
@@ -57,22 +49,20 @@ class Rule:
 
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
         """Count the starts in `heard`; return the start or end that they, or their want, brought."""
-        news = [event for event in heard if event.rule in self.watches]
-        told = [started for event in news if (started := self._take(event))]
+        told = [started for event in heard if (started := self._take(event))]
         n = sum(event.onset > scores.end - self._within for event in self._begun)
-        so_far = f"{self.config.rule}: {n} of {self.config.n} within {self.config.within_s:g} s"
-        self.why = so_far if news or self._open else ""
+        so_far = f"{self._config.rule}: {n} of {self._config.n} within {self._config.within_s:g} s"
+        self.why = so_far if heard or self._open else ""
         if told:
-            self.why += f": started, at {told[0].onset / self._sample_rate:.2f} s"
-        if self._open and not self._is_on and 2 * n < self.config.n:
+            self.why += f": started, at {self._place.shown(told[0].onset)}"
+        if self._open and not self._is_on and 2 * n < self._config.n:
             told.append(self._end(scores.end, Reason.QUIET))
         return told
 
     def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
         """End what is open; what was counted is forgotten."""
         for event in heard:
-            if event.rule in self.watches:
-                self._take(event)
+            self._take(event)
         ended = [self._end(at, reason)] if self._open else []
         self._begun.clear()
         self._is_on = False
@@ -90,20 +80,20 @@ class Rule:
             peak = max(self._open.peak_score, event.peak_score)
             self._open = replace(self._open, score=event.score, peak_score=peak)
             return None
-        if event.phase != Phase.START or len(self._begun) < self.config.n:
+        if event.phase != Phase.START or len(self._begun) < self._config.n:
             return None
         first = self._begun[0]
         if event.onset - first.onset > self._within:
             return None
         peak = max(begun.peak_score for begun in self._begun)
-        self._open = replace(event, id=self._new_id(), rule=self.name, onset=first.onset, peak_score=peak)
+        self._open = replace(event, id=self._place.new_id(), rule=self._place.name, onset=first.onset, peak_score=peak)
         return self._open
 
     def _end(self, at: int, reason: Reason) -> Event:
         assert self._open is not None
         offset = at if self._is_on else self._sounded_to
         ended = replace(self._open, phase=Phase.END, at=at, offset=offset, end_reason=reason)
-        self.why = f"ended, at {offset / self._sample_rate:.2f} s: {reason.value}"
+        self.why = f"ended, at {self._place.shown(offset)}: {reason.value}"
         self._open = None
         self._begun.clear()
         return ended

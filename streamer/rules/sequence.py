@@ -1,16 +1,20 @@
 """An event when other rules' events follow one another: glass breaks, then there are footsteps."""
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from operator import attrgetter
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-from ulid import ULID
+from pydantic import BaseModel, Field, field_validator
 
-from streamer.core import Event, Phase, Reason, Scores, StreamInfo
+from streamer.core import Event, Phase, Reason, Scores
+from streamer.rules._options import OPTIONS, Span
+from streamer.rules.base import Place
 
-MOST = 100  # events remembered: of a chain that takes minutes, though its rules should speak every second
+LATE_S = 60.0  # events are told so long after their onset, as for their shortest duration: their chain must be known
+FEW = 100  # events are remembered for longer, as those counted by another rule may begin an hour before they are told
+ONSET = attrgetter("onset")
 
 
 class Config(BaseModel):
@@ -19,11 +23,11 @@ class Config(BaseModel):
     It starts when the last of them is known, and ends with it. Events that begin in the same hop are in either order.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = OPTIONS
 
     type: Literal["sequence"] = "sequence"
     rules: Annotated[list[str], Field(min_length=2)]
-    within_s: Annotated[float, Field(gt=0)]
+    within_s: Span
 
     @field_validator("rules")
     @classmethod
@@ -34,87 +38,84 @@ class Config(BaseModel):
         return rules
 
 
-def build(
-    config: Config,
-    name: str,
-    info: StreamInfo,
-    utc: Callable[[int], datetime] | None = None,
-    new_id: Callable[[], str] = lambda: str(ULID()),
-) -> "Rule":
-    """The rule `name` for one stream."""
-    return Rule(config, name, info, new_id)
+def build(config: Config, place: Place) -> "Rule":
+    """The rule at `place`."""
+    return Rule(config, place)
 
 
 class Rule:
     """One sequence rule on one stream: from the onset of the first event in its order to the offset of the last."""
 
-    def __init__(self, config: Config, name: str, info: StreamInfo, new_id: Callable[[], str]) -> None:
-        self.config = config
-        self.name = name
+    def __init__(self, config: Config, place: Place) -> None:
         self.watches = tuple(config.rules)
         self.labels: tuple[str, ...] = ()
         self.why = ""
-        self._sample_rate = info.sample_rate
-        self._within = round(config.within_s * info.sample_rate)
-        self._new_id = new_id
+        self._place = place
+        self._within = place.samples(config.within_s)
+        self._memory = place.samples(config.within_s + LATE_S)
         self._known: dict[str, Event] = {}  # the newest news of each event, by id; each is part of one chain
         self._last: Event | None = None  # of the chain
         self._open: Event | None = None
 
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
         """Look for a chain where `heard` brings a new event; end with the end of its last one."""
-        news = [event for event in heard if event.rule in self.watches]
-        self.why = f"open since {self._seconds(self._open.onset)}" if self._open else ""
-        told = self._take(news)
-        if self._open is None and any(event.phase == Phase.START for event in news):
-            self.why = ", ".join(f"{event.rule} began at {self._seconds(event.onset)}" for event in news)
+        self.why = f"open since {self._place.shown(self._open.onset)}" if self._open else ""
+        told = self._take(heard)
+        if heard:
+            self._forget(scores.end - self._memory)
+        if self._open is None and any(event.phase == Phase.START for event in heard):
+            self.why = ", ".join(f"{event.rule} began at {self._place.shown(event.onset)}" for event in heard)
             if chain := self._chain():
                 told += self._start(chain, scores.end)
         return told
 
     def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
         """End what is open; what was heard is forgotten."""
-        ended = self._take([event for event in heard if event.rule in self.watches])
+        ended = self._take(heard)
         if self._open:
             ended.append(self._end(at, at, reason))
         self._known.clear()
         return ended
 
-    def _take(self, news: Sequence[Event]) -> list[Event]:
+    def _take(self, heard: Sequence[Event]) -> list[Event]:
         told = []
-        for event in news:
+        for event in heard:
             if self._open and self._last and event.id == self._last.id and event.offset is not None:
                 told.append(self._end(event.at, event.offset, event.end_reason or Reason.QUIET))
             elif event.phase == Phase.START or event.id in self._known:
                 self._known[event.id] = event
-        while len(self._known) > MOST:
-            del self._known[next(iter(self._known))]
         return told
+
+    def _forget(self, before: int) -> None:
+        """Forget what began before a position, and can't be part of a chain any more, but for the newest few."""
+        n_most = max(0, len(self._known) - FEW)
+        for name in [name for name, event in self._known.items() if event.onset < before][:n_most]:
+            del self._known[name]
 
     def _chain(self) -> list[Event]:
         """An event of each rule in their order, as near to each other as may be; none where that is too far."""
-        *before, last = self.watches
-        for final in reversed(self._of(last)):
+        *before, last = (self._of(rule) for rule in self.watches)
+        for final in reversed(last):
             chain = [final]
-            for rule in reversed(before):
-                earlier = [event for event in self._of(rule) if event.onset <= chain[0].onset]
-                chain = [max(earlier, key=lambda event: event.onset), *chain] if earlier else []
-                if not chain:
+            for events in reversed(before):
+                n_earlier = bisect_right(events, chain[0].onset, key=ONSET)
+                if not n_earlier:
                     break
-            if chain and final.onset - chain[0].onset <= self._within:
+                chain.insert(0, events[n_earlier - 1])
+            if len(chain) == len(self.watches) and final.onset - chain[0].onset <= self._within:
                 return chain
         return []
 
     def _of(self, rule: str) -> list[Event]:
-        return [event for event in self._known.values() if event.rule == rule]
+        return sorted((event for event in self._known.values() if event.rule == rule), key=ONSET)
 
     def _start(self, chain: Sequence[Event], at: int) -> list[Event]:
         last = self._last = chain[-1]
         self._known.clear()
         self._open = replace(
             last,
-            id=self._new_id(),
-            rule=self.name,
+            id=self._place.new_id(),
+            rule=self._place.name,
             phase=Phase.START,
             at=at,
             onset=chain[0].onset,
@@ -122,7 +123,7 @@ class Rule:
             peak_score=max(event.peak_score for event in chain),
             end_reason=None,
         )
-        self.why += f": started, at {self._seconds(self._open.onset)}"
+        self.why += f": started, at {self._place.shown(self._open.onset)}"
         started = [self._open]
         if last.offset is not None:  # it was over before what came first was known
             started.append(self._end(at, last.offset, last.end_reason or Reason.QUIET))
@@ -130,10 +131,7 @@ class Rule:
 
     def _end(self, at: int, offset: int, reason: Reason) -> Event:
         assert self._open is not None
-        self.why = f"ended, at {self._seconds(offset)}: {reason.value}"
+        self.why = f"ended, at {self._place.shown(offset)}: {reason.value}"
         ended = replace(self._open, phase=Phase.END, at=at, offset=offset, end_reason=reason)
         self._open = None
         return ended
-
-    def _seconds(self, samples: int) -> str:
-        return f"{samples / self._sample_rate:.2f} s"

@@ -8,21 +8,22 @@ Smoothed scores are those of the window in the middle: smoothing delays the news
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from ulid import ULID
+from pydantic import BaseModel, Field, model_validator
 
-from streamer.core import Event, Phase, Reason, Samples, Scores, StreamInfo
+from streamer.core import Event, Phase, Reason, Samples, Scores
 from streamer.errors import ConfigError
+from streamer.references import NOTHING_LEFT, within
 from streamer.rules._bar import Bar
-from streamer.rules._labels import Listener, Sound, Threshold, Thresholds, strangers, within
+from streamer.rules._labels import Listener, Sound, Threshold, Thresholds, all_but, strangers
+from streamer.rules._options import OPTIONS, Seconds, Span
 from streamer.rules._schedule import Schedule
+from streamer.rules.base import Place
 
-Seconds = Annotated[float, Field(ge=0)]
 Labels = Annotated[list[str], Field(min_length=1)]
+MOST_SMOOTH = 50  # windows: of so many the median of 527 labels takes 0.5 ms, and it grows with them
 SMOOTHING: dict[str, Callable[..., Samples]] = {"median": np.median, "mean": np.mean}
 
 
@@ -35,7 +36,7 @@ class Config(BaseModel):
     back, so what waits out a gap is what waits for the end, `release_s`.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = OPTIONS
 
     type: Literal["threshold"] = "threshold"
     labels: Labels | Literal["any"]
@@ -43,14 +44,14 @@ class Config(BaseModel):
     onset_threshold: Threshold = 0.6
     offset_threshold: Threshold = 0.4
     thresholds: dict[str, Thresholds] = {}
-    smooth_windows: Annotated[int, Field(ge=1)] = 1
+    smooth_windows: Annotated[int, Field(ge=1, le=MOST_SMOOTH)] = 1
     smoothing: Literal["median", "mean"] = "median"
     min_windows: Annotated[int, Field(ge=1)] = 1
     of_windows: Annotated[int, Field(ge=1)] = 1
     min_duration_s: Seconds = 0.0
     release_s: Seconds = 2.0
     refractory_s: Seconds = 0.0
-    max_duration_s: Annotated[float, Field(gt=0)] | None = None
+    max_duration_s: Span | None = None
     instant: list[str] = []
     unless: list[str] = []
     unless_threshold: Threshold = 0.5
@@ -92,34 +93,28 @@ class Config(BaseModel):
         return self.model_copy(update={"onset_threshold": threshold, "offset_threshold": offset})
 
 
-def build(
-    config: Config,
-    name: str,
-    info: StreamInfo,
-    utc: Callable[[int], datetime] = lambda at: datetime.now(UTC),
-    new_id: Callable[[], str] = lambda: str(ULID()),
-) -> "Rule":
-    """The rule `name` for one stream; `utc` tells the capture time of a position.
+def build(config: Config, place: Place) -> "Rule":
+    """The rule at `place`.
 
     Raises:
-        ConfigError: labels the stream's model does not know; all of them.
+        ConfigError: labels the stream's model does not know, all of them; or it knows none but those of `unless`.
     """
+    known, named = place.info.labels, [] if config.labels == "any" else config.labels
     barred = within(config.unless, config.groups)
-    if config.labels == "any":
-        names: Sequence[str] = [name for name in (*config.groups, *info.labels) if name not in barred]
-    else:
-        names = config.labels
-    wanted = dict.fromkeys((*within(names, config.groups), *barred, *config.thresholds, *config.instant))
-    unknown = [label for label in wanted if label not in info.labels and label not in config.groups]
+    wanted = within([*named, *config.groups, *barred, *config.thresholds, *config.instant], config.groups)
+    unknown = [label for label in wanted if label not in known and label not in config.groups]
     if unknown:
         said = ", ".join(map(repr, unknown))
         raise ConfigError(f"the model does not know {said}; run 'streamer labels' for the list")
-    listener = Listener(names, config.groups, config.thresholds_of, info.labels, config.instant)
+    groups, names = all_but(barred, config.groups, known) if config.labels == "any" else (config.groups, named)
+    if not names:
+        raise ConfigError(f"rule '{place.name}': {NOTHING_LEFT}")
+    listener = Listener(names, groups, config.thresholds_of, known, config.instant)
     threshold = (config.unless_threshold, config.unless_threshold)
-    unless = Listener(barred, config.groups, lambda name: threshold, info.labels) if barred else None
+    unless = Listener(barred, config.groups, lambda name: threshold, known) if barred else None
     schedule = config.schedule if isinstance(config.schedule, list) else [config.schedule]
-    bar = Bar(unless, info.labels, config.min_level_dbfs, schedule, utc)
-    return Rule(config, name, info, listener=listener, bar=bar, new_id=new_id)
+    bar = Bar(unless, known, config.min_level_dbfs, schedule, place.utc)
+    return Rule(config, place, listener, bar)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +131,18 @@ class _Heard:
 class Rule:
     """One threshold rule on one stream; at most one event is open, or withheld until it lasted long enough."""
 
-    def __init__(
-        self, config: Config, name: str, info: StreamInfo, *, listener: Listener, bar: Bar, new_id: Callable[[], str]
-    ) -> None:
+    def __init__(self, config: Config, place: Place, listener: Listener, bar: Bar) -> None:
         self.config = config
-        self.name = name
-        self.labels = () if config.labels == "any" else tuple(n for n in listener.names if n in info.labels)
+        self.labels = () if config.labels == "any" else tuple(n for n in listener.names if n in place.info.labels)
         self.watches: tuple[str, ...] = ()
         self.why = ""
-        self._names = info.labels
-        self._sample_rate = info.sample_rate
+        self._place = place
         self._listener = listener
         self._bar = bar
-        self._release = round(config.release_s * info.sample_rate)
-        self._refractory = round(config.refractory_s * info.sample_rate)
-        self._min_duration = round(config.min_duration_s * info.sample_rate)
-        self._max_duration = config.max_duration_s and round(config.max_duration_s * info.sample_rate)
-        self._new_id = new_id
+        self._release = place.samples(config.release_s)
+        self._refractory = place.samples(config.refractory_s)
+        self._min_duration = place.samples(config.min_duration_s)
+        self._max_duration = config.max_duration_s and place.samples(config.max_duration_s)
         self._recent: deque[Scores] = deque(maxlen=config.smooth_windows)
         self._over: deque[tuple[int, float] | None] = deque(maxlen=config.of_windows)  # onset and score, if over
         self._open: Event | None = None
@@ -194,7 +184,7 @@ class Rule:
     def _barred(self, window: _Heard) -> str:
         """Why nothing may start with this window; empty where it may."""
         if (wait := self._armed_at - window.scores.end) > 0:
-            return f"for {self._seconds(wait)} more an end is too fresh (refractory_s)"
+            return f"for {self._place.shown(wait)} more an end is too fresh (refractory_s)"
         return self._bar.why(window.smooth, window.scores.level.rms_dbfs, window.onset)
 
     def _begun(self, window: _Heard) -> Event | None:
@@ -211,9 +201,9 @@ class Rule:
             return None
         self._over.clear()
         return Event(
-            id=self._new_id(),
+            id=self._place.new_id(),
             stream_id=window.scores.stream_id,
-            rule=self.name,
+            rule=self._place.name,
             label=sound.label,
             phase=Phase.START,
             at=end,
@@ -232,14 +222,14 @@ class Rule:
         event = replace(self._withheld, at=end, score=sound.score, peak_score=peak)
         lasted = max(0, self._last[0] - event.onset)
         is_long = self._is_over and lasted >= self._min_duration
-        so_far = f"lasts {self._seconds(lasted)} of {self.config.min_duration_s:g} s (min_duration_s)"
+        so_far = f"lasts {self._place.shown(lasted)} of {self.config.min_duration_s:g} s (min_duration_s)"
         self._withheld = None
         if self._has_left(end):
             self.why = f"not told: {so_far}"
         elif is_long or at_once:
             reached = f" >= {sound.onset_threshold:g}" if sound.is_over_onset else ""
             how = "started at once (instant)" if at_once else "started"
-            self.why = f"{self._says(window)}{reached}: {how}, at {self._seconds(event.onset)}"
+            self.why = f"{self._says(window)}{reached}: {how}, at {self._place.shown(event.onset)}"
             self._open = event
             return [event]
         else:
@@ -250,7 +240,7 @@ class Rule:
     def _maybe_end(self, window: _Heard) -> list[Event]:
         assert self._open is not None
         end, score = window.scores.end, window.sound.score
-        self.why = f"open since {self._seconds(self._open.onset)}; {self._says(window)}"
+        self.why = f"open since {self._place.shown(self._open.onset)}; {self._says(window)}"
         self._open = replace(self._open, score=score, peak_score=max(score, self._open.peak_score))
         if self._has_left(end):
             return [self._end(end, self._last[0], Reason.QUIET)]
@@ -271,13 +261,10 @@ class Rule:
 
     def _says(self, window: _Heard) -> str:
         sound, n = window.sound, len(self._recent)
-        said = f"{self._names[sound.label]} {sound.score:.2f}"
+        said = f"{self._place.info.labels[sound.label]} {sound.score:.2f}"
         if n == 1 or sound.is_instant:
             return said
         return f"{said} ({self.config.smoothing} of {n}, now {window.scores.scores[sound.label]:.2f})"
-
-    def _seconds(self, samples: int) -> str:
-        return f"{samples / self._sample_rate:.2f} s"
 
     def _has_left(self, end: int) -> bool:
         """Whether it was quiet for `release_s` up to `end`."""
@@ -290,7 +277,7 @@ class Rule:
     def _end(self, at: int, offset: int, reason: Reason) -> Event:
         assert self._open is not None
         self._ended_at = max(self._open.onset, offset)
-        self.why = f"ended, at {self._seconds(self._ended_at)}: {reason.value}"
+        self.why = f"ended, at {self._place.shown(self._ended_at)}: {reason.value}"
         ended = replace(self._open, phase=Phase.END, at=at, offset=self._ended_at, end_reason=reason)
         self._open = None
         self._armed_at = at + self._refractory

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from streamer.core import Event, Level, Phase, Reason, Scores, StreamInfo
+from streamer.rules.base import Place
 from streamer.rules.threshold import Config, Rule, build
 
 HOP = 100  # samples, 1 s
@@ -24,7 +25,7 @@ INFO = StreamInfo("mic", "garage", 1.0, 4.0, HOP, LABELS, tuple(f"/m/{i}" for i 
 def rule(labels: tuple[str, ...] = ("Bark",), /, **options: Any) -> Rule:
     ids = count(1)
     config = Config.model_validate({"labels": list(labels), "release_s": 1.0, **options})
-    return build(config, "dog", INFO, utc, new_id=lambda: f"event {next(ids)}")
+    return build(config, Place("dog", INFO, utc, lambda: f"event {next(ids)}"))
 
 
 def utc(at: int) -> datetime:
@@ -80,6 +81,7 @@ def check(scores: str, spoke: str, events: str, **options: Any) -> None:
 def follow(rule: Any, sound: str = "", **watched: str) -> list[Event]:
     """What a rule makes of the events of others: `[` one begins with this hop, `]` it ended before it.
 
+    At `|` one is cut off by `max_duration_s`, at `:` too, when its sound had ended before this hop.
     In `sound`, `0` is a hop of one constant value, and after an `x` the source is lost, and opened again.
     """
     return [event for told, _ in _followed(rule, sound, watched) for event in told]
@@ -111,8 +113,8 @@ def _event(name: str, mark: str, hop: int, open_events: dict[str, Event]) -> Eve
         event = Event(f"{name}{hop}", "mic", name, label, Phase.START, at, at - HOP, None, 0.7, 0.7, -20.0)
         open_events[name] = event
         return event
-    if mark == "]":
-        begun = open_events.pop(name)
-        ended = {"phase": Phase.END, "at": at, "offset": at - HOP, "end_reason": Reason.QUIET}
-        return replace(begun, score=0.2, peak_score=0.9, **ended)
+    if mark in "]|:":
+        offset, reason = (at if mark == "|" else at - HOP), (Reason.QUIET if mark == "]" else Reason.MAX_DURATION)
+        ended = {"phase": Phase.END, "at": at, "offset": offset, "end_reason": reason}
+        return replace(open_events.pop(name), score=0.2, peak_score=0.9, **ended)
     return None

@@ -1,17 +1,20 @@
 """The absence rule, in tables: see `tests.rules.tables.follow` for how they are read."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from streamer.core import Reason
+from streamer.core import Event, Level, Phase, Reason, Scores
 from streamer.rules.absence import Config, Rule, build
-from tests.rules.tables import HOP, INFO, LABELS, follow, reasons_of, said, when
+from streamer.rules.base import Place
+from tests.rules.tables import HOP, INFO, LABELS, follow, reasons_of, said, utc, when
 
 
 def rule(**options: Any) -> Rule:
-    return build(Config.model_validate({"rule": "pump", "for_s": 5.0, **options}), "pump_stopped", INFO)
+    return build(Config.model_validate({"rule": "pump", "for_s": 5.0, **options}), Place("pump_stopped", INFO, utc))
 
 
 @pytest.mark.parametrize(("sound", "pump", "spoke", "events"), [
@@ -49,6 +52,22 @@ def rule(**options: Any) -> Rule:
     ("....x...........",
      "................",
      "................", ""),
+    # max_duration_s ended the event
+    ("....................",
+     ".[.|................",
+     "....................", ""),                               # the sound may go on
+    ("....................",
+     ".[.|.[.]............."[:20],
+     "...........(........", "start@7"),                        # it is told anew, and then it stops
+    ("....................",
+     ".[..:...............",
+     "........(...........", "start@4"),                        # it had left
+    ("....................",
+     ".[].....[|..........",
+     "......(.)...........", "start@2 end@2..8 quiet"),
+    ("......x.............",
+     ".[.|................",
+     "...........(........", "start@7"),                        # told anew it would be after the break, were it there
     # nothing but one value: a dead microphone
     (".....0000.........",
      ".[.]..............",
@@ -68,7 +87,7 @@ def test_after_a_snooze_or_another_threshold_the_pump_must_be_heard_anew(reason:
     started = follow(one, pump=".[.]......")
     assert said(started + one.flush(10 * HOP, reason)) == f"start@3 end@3..10 {reason}"
     assert follow(one, pump="." * 20) == []
-    assert said(follow(one, pump=".[]........")) == "start@2"
+    assert said(follow(one, pump="." * 10 + ".[]........")) == "start@12"
 
 
 def test_after_a_snooze_the_end_of_a_pump_that_ran_on_is_enough() -> None:
@@ -85,6 +104,16 @@ def test_what_its_event_says() -> None:
     assert (end.id, end.label) == (start.id, start.label)
 
 
+def test_it_begins_no_earlier_than_the_last_one_ended_though_what_is_watched_was_told_late() -> None:
+    one = rule()
+    told = follow(one, sound="..x.......", pump=".[........")
+    begun = Event("late", "mic", "pump", 0, Phase.START, 11 * HOP, 1 * HOP, None, 0.7, 0.7, -20.0)
+    ended = replace(begun, phase=Phase.END, offset=2 * HOP, end_reason=Reason.QUIET)
+    silent = Scores("mic", 7 * HOP, 11 * HOP, HOP, np.zeros(len(LABELS), np.float32), Level(-30.0, -10.0, 0))
+    told += one.update(silent, [begun, ended])
+    assert said(told) == "start@3 end@3..3 quiet start@3"
+
+
 def test_it_says_why() -> None:
     assert reasons_of(rule(for_s=3.0), pump=".[.]....[]") == [
         "",
@@ -98,6 +127,11 @@ def test_it_says_why() -> None:
         "ended, at 8.00 s: quiet",
         "pump not heard for 1.00 s of 3 s",
     ]
+
+
+def test_it_says_that_the_sound_may_go_on() -> None:
+    cut = "pump may go on: its event was cut off by max_duration_s"
+    assert reasons_of(rule(), pump=".[.|..[.") == ["", "", "", cut, cut, cut, "", ""]
 
 
 def test_a_time_is_needed() -> None:

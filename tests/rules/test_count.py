@@ -6,12 +6,14 @@ import pytest
 from pydantic import ValidationError
 
 from streamer.core import Reason
+from streamer.rules.base import Place
 from streamer.rules.count import Config, Rule, build
-from tests.rules.tables import HOP, INFO, LABELS, follow, reasons_of, said, when
+from tests.rules.tables import HOP, INFO, LABELS, follow, reasons_of, said, utc, when
 
 
 def rule(**options: Any) -> Rule:
-    return build(Config.model_validate({"rule": "dog", "n": 3, "within_s": 10.0, **options}), "nuisance", INFO)
+    config = Config.model_validate({"rule": "dog", "n": 3, "within_s": 10.0, **options})
+    return build(config, Place("nuisance", INFO, utc))
 
 
 @pytest.mark.parametrize(("dog", "spoke", "events"), [
@@ -36,10 +38,6 @@ def test_three_within_ten_seconds(dog: str, spoke: str, events: str) -> None:
 def test_of_two_the_last_must_be_too_long_ago() -> None:
     found = follow(rule(n=2, within_s=5.0), dog="[].[].......")
     assert (when(found, 12), said(found)) == ("...(...)....", "start@0 end@0..4 quiet")
-
-
-def test_other_rules_do_not_count() -> None:
-    assert follow(rule(n=2), dog="[].....", cat="...[].[") == []
 
 
 def test_the_end_of_sound_ends_it_and_what_was_counted_is_forgotten() -> None:

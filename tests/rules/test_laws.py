@@ -61,6 +61,8 @@ LISTENING = st.sampled_from([
     {"labels": ["Dog"], "groups": {"Dog": ["Bark", "Growling"]}},
     {"labels": "any"},
     {"labels": "any", "groups": {"Growling": ["Bark"]}},
+    {"labels": "any", "groups": {"Noise": ["Siren", "Growling"]}},
+    {"labels": "any", "groups": {"Growling": ["Siren"]}, "unless": ["Siren"], "unless_threshold": 0.8},
 ])  # fmt: skip
 # A few at a time: with all of them hardly anything would ever be reported.
 FEW = st.sets(st.sampled_from(sorted(OPTIONS)), max_size=4).flatmap(
@@ -249,7 +251,8 @@ SETTINGS = config.parse(
       sound: {type: threshold, labels: any, min_windows: 2, of_windows: 3, instant: [Rumble], min_level_dbfs: -60}
       twice: {type: count, rule: rumble, n: 2, within_s: 1.5}
       then: {type: sequence, rules: [siren, rumble], within_s: 2}
-      quiet: {type: absence, rule: rumble, for_s: 0.8}
+      plain: {type: threshold, labels: [Rumble], release_s: 0.1}
+      quiet: {type: absence, rule: plain, for_s: 0.8}
     """,
     "test.yaml",
     edges.edge_config,

@@ -8,13 +8,14 @@ import pytest
 from pydantic import ValidationError
 
 from streamer.core import Event, Level, Phase, Reason, Scores
-from streamer.rules.sequence import MOST, Config, Rule, build
-from tests.rules.tables import HOP, INFO, LABELS, follow, reasons_of, said, when
+from streamer.rules.base import Place
+from streamer.rules.sequence import FEW, Config, Rule, build
+from tests.rules.tables import HOP, INFO, LABELS, follow, reasons_of, said, utc, when
 
 
 def rule(*rules: str, **options: Any) -> Rule:
     config = {"rules": list(rules or ("glass", "steps")), "within_s": 5.0, **options}
-    return build(Config.model_validate(config), "intruder", INFO)
+    return build(Config.model_validate(config), Place("intruder", INFO, utc))
 
 
 @pytest.mark.parametrize(("glass", "steps", "spoke", "events"), [
@@ -94,11 +95,34 @@ def test_what_was_over_before_the_first_was_known_starts_and_ends_at_once() -> N
     assert said(told) == "start@1 end@1..4 quiet"
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_first_is_remembered_however_many_come_between() -> None:
+    one = rule("glass", "dog", "steps", within_s=200.0)
+    tell(one, event("glass", 1, 0))
+    for at in range(1, 121):
+        tell(one, event("dog", at + 1, at))
+    assert said(tell(one, event("steps", 131, 130))) == "start@0"
+
+
+def test_one_that_is_told_late_is_remembered_and_finds_what_was_first() -> None:
     one = rule()
-    for at in range(3 * MOST):
+    tell(one, event("glass", 1, 0))
+    for quarter in range(4 * 20, 4 * 60):
+        tell(one, replace(event("glass", 60, 0), id=str(quarter), onset=quarter * HOP // 4))
+    assert said(tell(one, event("steps", 61, 4))) == "start@0"
+
+
+@pytest.mark.parametrize(("within_s", "n_most"), [(5.0, FEW), (300.0, 360)])
+def test_what_is_remembered_is_bounded(within_s: float, n_most: int) -> None:
+    one = rule(within_s=within_s)
+    for at in range(1000):
         tell(one, event("glass", at + 1, at))
-    assert len(one._known) == MOST
+    assert len(one._known) == n_most
+
+
+def test_what_came_long_ago_is_remembered_where_little_came_since() -> None:
+    one = rule()
+    tell(one, event("glass", 1, 0))
+    assert said(tell(one, event("steps", 4000, 4))) == "start@0", "as of a rule that counts for an hour"
 
 
 def test_the_end_of_sound_ends_it_and_what_was_heard_is_forgotten() -> None:

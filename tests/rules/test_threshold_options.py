@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from streamer.core import Event, Level, Reason
 from streamer.errors import ConfigError
+from streamer.rules.base import Place
 from streamer.rules.threshold import Config, build
-from tests.rules.tables import HOP, INFO, LABELS, check, play, rows, rule, said, when, windows
+from tests.rules.tables import HOP, INFO, LABELS, check, play, rows, rule, said, utc, when, windows
 
 
 def labels_of(events: list[Event]) -> list[str]:
@@ -155,13 +156,39 @@ def test_a_group_that_the_model_does_not_know_reports_what_lies_in_it() -> None:
 
 def test_any_sound() -> None:
     config = Config.model_validate({"labels": "any", "unless": ["Television"], "release_s": 1.0})
-    one = build(config, "any", INFO)
+    one = build(config, Place("any", INFO, utc))
     events = play(one, *rows(Rain="..7777......",
                              Siren="..88999.....",
                              Television=".........999"))  # fmt: skip
     assert (when(events, 12), said(events)) == ("..(....)....", "start@2 end@2..3 quiet")
     assert labels_of(events) == ["Siren", "Siren"]
     assert one.labels == (), "it hears anything"
+
+
+@pytest.mark.parametrize(("unless", "groups"), [
+    (["Rain"], {"Weather": ["Rain", "Siren"]}),
+    (["Rain"], {"Rain": ["Siren"], "Weather": ["Rain", "Growling"]}),       # nor is the siren listened for
+    (["Weather"], {"Weather": ["Rain"], "Outdoors": ["Weather", "Siren"]}),
+    (["Rain"], {"Weather": ["Rain"], "Outdoors": ["Weather", "Siren"]}),    # nothing is left of the weather
+    (["Rain"], {"Alarm": ["Rain"], "Bark": ["Alarm"]}),                     # labels of the model are left
+])  # fmt: skip
+def test_any_sound_but_unless_also_where_groups_hold_it(unless: list[str], groups: dict[str, list[str]]) -> None:
+    thresholds = {"Bark": {"onset": 0.3, "offset": 0.2}}
+    config = {"labels": "any", "unless": unless, "groups": groups, "onset_threshold": 0.3, "offset_threshold": 0.2}
+    one = build(Config.model_validate(config | {"thresholds": thresholds}), Place("any", INFO, utc))
+    assert play(one, *rows(Rain="4444")) == [], "not reported, though it is under unless_threshold"
+    events = play(one, *rows(Bark="9.......",
+                             Rain="44444444"))  # fmt: skip
+    assert [LABELS[event.label] for event in events] == ["Bark", "Bark"], "nor does it keep an event open"
+
+
+def test_something_must_be_left_to_listen_for() -> None:
+    config = Config.model_validate({"labels": "any", "groups": {"Dog": ["Bark"]}, "unless": [*LABELS]})
+    with pytest.raises(ConfigError) as caught:
+        build(config, Place("night", INFO, utc))
+    assert str(caught.value) == (
+        "rule 'night': unless names every label of the model, and nothing is left to listen for; remove some"
+    )
 
 
 # -- what keeps it from starting ---------------------------------------------------------------------------------------
@@ -324,6 +351,10 @@ def test_it_says_that_it_started_at_once() -> None:
      "groups: 'Bark', which holds 'Growling', which holds 'Dog', which holds 'Bark'; a group can't hold itself"),
     ({"groups": {"Bark": ["Bark"]}},
      "groups: 'Bark', which holds 'Bark'; a group can't hold itself"),
+    ({"labels": "any", "unless": ["Siren"], "thresholds": {"Siren": {"onset": 0.5, "offset": 0.4}}},
+     "thresholds: 'Siren' is not listened for, as unless names it; remove it from one of them"),
+    ({"labels": "any", "unless": ["Alarm"], "groups": {"Alarm": ["Siren"]}, "instant": ["Siren"]},
+     "instant: 'Siren' is not listened for, as unless names it; remove it from one of them"),
     ({"unless": ["Bark"]},
      "unless: 'Bark' is one of the rule's labels too; remove it from one of them"),
     ({"min_duration_s": 5, "max_duration_s": 3, "unless": ["Bark"]},
