@@ -23,7 +23,9 @@ def misfits(spec: ModelSpec, document: Document, default_hop_s: float) -> None:
         known = {*spec.labels, *(groups if isinstance(groups, dict) else ())}
         for at, label in _labels(document.at(path)):
             if label not in known:  # the model may know hundreds
-                hint = f"run 'streamer labels' for the list{closest(label, spec.labels)}"
+                is_any = (label, at[0]) == ("any", "labels")
+                listed = f"run 'streamer labels' for the list{closest(label, spec.labels)}"
+                hint = "write labels: any, without brackets" if is_any else listed
                 document.add((*path, *at), f"unknown label '{document.written.get((*path, *at), label)}'; {hint}")
         if options.get("labels") == "any":
             _leftovers(spec, document, path, options)

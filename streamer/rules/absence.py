@@ -16,7 +16,7 @@ class Config(BaseModel):
 
     An event that `max_duration_s` cut off leaves open whether its sound goes on; the next one will say.
     A lost microphone is not a stopped pump: only seconds of sound count, and they are counted anew where sound goes on
-    after a break, or after a stretch of one constant value, which is what a dead microphone delivers.
+    after a break. Digital silence counts: a microphone with a noise gate delivers it where a pump stopped.
     """
 
     model_config = OPTIONS
@@ -58,9 +58,7 @@ class Rule:
             self._open = replace(self._open, score=score, peak_score=max(score, self._open.peak_score))
             self.why = f"open since {self._place.shown(self._open.onset)}"
             return told
-        if scores.level.is_constant:
-            self._since = scores.end
-        elif self._since is None:
+        if self._since is None:
             self._since = scores.end - scores.hop
         missing = scores.end - self._since
         self.why = f"{self._config.rule} not heard for {self._place.shown(missing)} of {self._config.for_s:g} s"

@@ -52,7 +52,9 @@ class Rule:
         told = [started for event in heard if (started := self._take(event))]
         n = sum(event.onset > scores.end - self._within for event in self._begun)
         so_far = f"{self._config.rule}: {n} of {self._config.n} within {self._config.within_s:g} s"
-        self.why = so_far if heard or self._open else ""
+        self.why = so_far if heard else ""
+        if self._open and not told:
+            self.why = f"open since {self._place.shown(self._open.onset)}; {so_far}"
         if told:
             self.why += f": started, at {self._place.shown(told[0].onset)}"
         if self._open and not self._is_on and 2 * n < self._config.n:

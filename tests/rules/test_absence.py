@@ -68,10 +68,10 @@ def rule(**options: Any) -> Rule:
     ("......x.............",
      ".[.|................",
      "...........(........", "start@7"),                        # told anew it would be after the break, were it there
-    # nothing but one value: a dead microphone
+    # nothing but one value: a noise gate; a dead microphone is lost after a while
     (".....0000.........",
      ".[.]..............",
-     ".............(....", "start@9"),
+     ".......(..........", "start@3"),
     ("........0000......",
      ".[.]..............",
      ".......(..........", "start@3"),
