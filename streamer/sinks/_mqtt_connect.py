@@ -63,7 +63,7 @@ class Refused(aiomqtt.MqttCodeError):
 
 
 class Client(aiomqtt.Client):
-    """aiomqtt's, mended: it takes a refusal for a success, and waits in vain."""
+    """aiomqtt's, mended: it takes a refusal for a success, waits in vain, and watches sockets that are closed."""
 
     async def __aenter__(self) -> Self:
         self._refusals: dict[int, ReasonCode] = {}      # by packet id, until the publish that waits takes it
@@ -93,6 +93,21 @@ class Client(aiomqtt.Client):
         for future in (self._connected, self._disconnected):
             if future.done() and not future.cancelled():
                 future.exception()
+
+    def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:
+        """Watch the socket itself once the loop has its turn: its number may be somebody else's by then."""
+        self._loop.call_soon_threadsafe(self._watch, sock)
+
+    def _watch(self, sock: socket.socket) -> None:
+        if self._client.socket() is sock:
+            self._loop.add_writer(sock, self._write)
+
+    def _write(self) -> None:
+        try:
+            self._client.loop_write()
+        except Exception as error:  # noqa: BLE001  as aiomqtt does, whatever it is: the connection is lost
+            if not self._disconnected.done():
+                self._disconnected.set_exception(error)
 
 
 async def connect(client: Client, host: str, port: int, user: str | None, tls: Tls | None) -> None:
