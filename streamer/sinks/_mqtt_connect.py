@@ -184,9 +184,9 @@ def _why_refused(error: aiomqtt.exceptions.MqttConnectError, user: str | None) -
 
 
 def _after_a_hang_up(tls: Tls | None) -> str:
-    """What to check: TLS 1.3 lets a broker dislike our certificate only after the handshake."""
+    """What to check. A proxy hangs up too while its broker starts; in TLS 1.3 so does who dislikes our certificate."""
     if tls is None:
-        return "if this is its TLS port, set tls"
+        return "it may be starting, or this is its TLS port: then set tls"
     if tls.certificate is None:
         return "if it asks for a certificate, set tls.certificate"
     return f"check that it trusts who signed tls.certificate '{tls.certificate}'"
