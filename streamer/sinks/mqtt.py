@@ -29,7 +29,7 @@ unheard = logging.Logger("aiomqtt", logging.CRITICAL)  # noqa: LOG001  set up he
 
 ANSWER_S = 5.0          # for any answer of the broker; a PUBACK by satellite takes 1.5 s
 UNANSWERED = 10         # publishes a broker may owe us an answer for; MQTT 5 lets it set a limit, HiveMQ's is 10
-IN_FLIGHT = UNANSWERED - 2          # of the outbox; the others: one that `_hear` sends, and the last word
+IN_FLIGHT = UNANSWERED - 3          # of the outbox; the others: one each of `_hear` and `_introduce`, the last word
 ORDERS = ("+/listening/set", "+/+/snooze/set", "+/+/threshold/set")
 OLD_S = 1.0             # what the broker kept of an earlier life follows on the subscription at once
 STATES = ("status", "+/status", "+/+/state", "+/+/+/state")
@@ -212,7 +212,7 @@ class Mqtt:
                 outbox.restate()
         elif message.retain and (farewell := removal(bytes(message.payload or b""), us.payload)):
             await self._send(client, replace(us, payload=farewell))
-            await self._send(client, us)
+            await self._send(client, us)    # though `_introduce` will: over a slow line this comes after it
 
     def _obey(self, topic: str, message: aiomqtt.Message) -> None:
         try:
