@@ -63,7 +63,7 @@ class Refused(aiomqtt.MqttCodeError):
 
 
 class Client(aiomqtt.Client):
-    """aiomqtt's, mended: it takes a refusal for a success, waits in vain, and watches sockets that are closed."""
+    """aiomqtt's, mended: that takes refusal for success, waits in vain after a hang-up, and watches closed sockets."""
 
     async def __aenter__(self) -> Self:
         self._refusals: dict[int, ReasonCode] = {}      # by packet id, until the publish that waits takes it
