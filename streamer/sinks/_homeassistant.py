@@ -174,16 +174,20 @@ def _stream(root: str, stream: StreamRules) -> dict[str, Component]:
             "command_topic": f"{topic}/listening/set",
             "icon": "mdi:microphone",
         },
-        f"{name}.level": {
-            "p": "sensor",
-            "name": f"{words} level",
-            "state_topic": f"{topic}/level",
-            "value_template": "{{ value_json.rms_dbfs }}",
-            "unit_of_measurement": "dBFS",  # of full scale, no sound pressure: there's no device class for it
-            "state_class": "measurement",
-            "expire_after": LEVEL_S,
-            "availability": _while_listening(root, name),
-        },
+        f"{name}.level": _level(root, name),
+    }
+
+
+def _level(root: str, stream: str) -> Component:
+    return {
+        "p": "sensor",
+        "name": f"{_capitalised(stream)} level",
+        "state_topic": f"{root}/{stream}/level",
+        "value_template": "{{ value_json.rms_dbfs }}",
+        "unit_of_measurement": "dBFS",  # of full scale, no sound pressure: there's no device class for it
+        "state_class": "measurement",
+        "expire_after": LEVEL_S,
+        "availability": _while_listening(root, stream),
     }
 
 

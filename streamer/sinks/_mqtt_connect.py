@@ -1,20 +1,26 @@
-"""How a connection to an MQTT broker comes about and ends, and one sentence for each way it can fail.
+"""How a connection to an MQTT broker comes about, carries a message and ends; one sentence for each way it can fail.
 
-In: an aiomqtt client that isn't connected. Out: the same one, connected, or a SinkError. Event loop only; aiomqtt
-starts MQTT, and TLS, on each connection in a thread of its own.
+In: a `Client` that isn't connected. Out: the same one, connected, or a SinkError. Event loop only; aiomqtt starts MQTT,
+and TLS, on each connection in a thread of its own.
 """
 
 import asyncio
 import contextlib
 import socket
 import ssl
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import Any, Self, TypeVar
 
 import aiomqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from streamer.core import Message
 from streamer.errors import SinkError
+from streamer.outbox import is_event
+from streamer.payload import to_json
 from streamer.sinks._dial import dial
 from streamer.sinks.base import File
 
@@ -22,6 +28,10 @@ TLS_S = 2.0             # for the handshake; the thread that does it can't be ca
 FAREWELL_S = 0.7        # for each of the two answers when we leave: whoever stops us is waiting
 BAD_LOGIN = {134, 135}  # the two answers to a CONNECT that mean user or password
 TAKEN_OVER = 142        # MQTT 5, to the older of two connections with one client id; mosquitto 2.0.11 just hangs up
+READING_S = 60          # until a broker drops a reading it couldn't pass on: it was of a moment
+EVENT_S = 7 * 86_400    # the same for an event: a week's holiday, and short of a broker's memory
+
+T = TypeVar("T")
 
 
 class Tls(BaseModel):
@@ -49,14 +59,65 @@ class HungUp(aiomqtt.MqttError):
     """The broker closed the connection instead of answering our CONNECT."""
 
 
-async def connect(client: aiomqtt.Client, host: str, port: int, user: str | None, tls: Tls | None) -> None:
+class Refused(aiomqtt.MqttCodeError):
+    """The broker did not take what we published. Only MQTT 5 can say so."""
+
+
+class Client(aiomqtt.Client):
+    """aiomqtt's, mended: that takes refusal for success, waits in vain after a hang-up, and watches closed sockets."""
+
+    async def __aenter__(self) -> Self:
+        self._refusals: dict[int, ReasonCode] = {}      # by packet id, until the publish that waits takes it
+        return await super().__aenter__()
+
+    def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Any) -> None:
+        if reason_code.is_failure and mid in self._pending_publishes:
+            self._refusals[mid] = reason_code
+        super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    @contextlib.contextmanager
+    def _pending_call(self, mid: int, value: T, pending_dict: dict[int, T]) -> Iterator[None]:
+        try:
+            with super()._pending_call(mid, value, pending_dict):
+                yield
+        finally:
+            refusal = self._refusals.pop(mid, None)
+        if refusal is not None:
+            raise Refused(refusal)
+
+    def _on_disconnect(self, *arguments: Any) -> None:
+        """Let a connection that is closed before the CONNACK fail at once, not after aiomqtt's time-out."""
+        if not self._connected.done():
+            self._connected.set_exception(HungUp())
+        super()._on_disconnect(*arguments)
+        # Seen, or asyncio complains: aiomqtt forgets a loss that follows on the CONNACK; an attempt may be cancelled.
+        for future in (self._connected, self._disconnected):
+            if future.done() and not future.cancelled():
+                future.exception()
+
+    def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:
+        """Watch the socket itself once the loop has its turn: its number may be somebody else's by then."""
+        self._loop.call_soon_threadsafe(self._watch, sock)
+
+    def _watch(self, sock: socket.socket) -> None:
+        if self._client.socket() is sock:
+            self._loop.add_writer(sock, self._write)
+
+    def _write(self) -> None:
+        try:
+            self._client.loop_write()
+        except Exception as error:  # noqa: BLE001  as aiomqtt does, whatever it is: the connection is lost
+            if not self._disconnected.done():
+                self._disconnected.set_exception(error)
+
+
+async def connect(client: Client, host: str, port: int, user: str | None, tls: Tls | None) -> None:
     """Connect `client`, which was made with these; cancelled, it leaves nothing behind.
 
     Raises:
         SinkError: it can't; the sentence says why.
     """
     client._client.connect_timeout = TLS_S  # noqa: SLF001  aiomqtt has no option for it
-    _notices_a_hang_up(client)
     try:
         with await dial(host, port) as tcp:
             _connects_by(client, tcp)
@@ -69,7 +130,32 @@ async def connect(client: aiomqtt.Client, host: str, port: int, user: str | None
         raise SinkError(_why_not(error, client.timeout, tls)) from error
 
 
-async def leave(client: aiomqtt.Client) -> None:
+async def publish(client: Client, message: Message, answer_s: float) -> None:
+    """Publish under the message's topic as it stands, and with QoS 1 wait for the acknowledgement.
+
+    Raises:
+        ValueError: MQTT can't say this topic, or JSON this payload.
+        SinkError: the broker refused it.
+    """
+    topic = message.topic
+    payload = message.payload.encode() if isinstance(message.payload, str) else to_json(message.payload)
+    try:
+        await client.publish(topic, payload, message.qos, message.retain, properties(message), timeout=answer_s)
+    except Refused as error:
+        raise SinkError(f"refused '{topic}' ({error}); check its access rules and limits for this topic") from error
+
+
+def properties(message: Message) -> Properties:
+    """What MQTT 5 can say of a payload; 3.1.1 can't, and the client library leaves it out."""
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.PayloadFormatIndicator = 1   # UTF-8
+    properties.ContentType = "text/plain" if isinstance(message.payload, str) else "application/json"
+    if not message.retain:
+        properties.MessageExpiryInterval = EVENT_S if is_event(message) else READING_S
+    return properties
+
+
+async def leave(client: Client) -> None:
     """Disconnect, or have tried to."""
     client.timeout = FAREWELL_S
     with contextlib.suppress(aiomqtt.MqttError):
@@ -99,9 +185,9 @@ def _why_refused(error: aiomqtt.exceptions.MqttConnectError, user: str | None) -
 
 
 def _after_a_hang_up(tls: Tls | None) -> str:
-    """What to check: TLS 1.3 lets a broker dislike our certificate only after the handshake."""
+    """What to check. A proxy hangs up too while its broker starts; in TLS 1.3 so does who dislikes our certificate."""
     if tls is None:
-        return "if this is its TLS port, set tls"
+        return "it may be starting, or this is its TLS port: then set tls"
     if tls.certificate is None:
         return "if it asks for a certificate, set tls.certificate"
     return f"check that it trusts who signed tls.certificate '{tls.certificate}'"
@@ -125,22 +211,7 @@ def _why_not(error: aiomqtt.MqttError, answer_s: float, tls: Tls | None) -> str:
             return f"no connection ({error}); check host, port and tls"
 
 
-def _notices_a_hang_up(client: aiomqtt.Client) -> None:
-    """Let a connection that is closed before the CONNACK fail at once; aiomqtt would wait until its time-out."""
-
-    def disconnected(*arguments: Any) -> None:
-        if not client._connected.done():  # noqa: SLF001
-            client._connected.set_exception(HungUp())  # noqa: SLF001
-        client._on_disconnect(*arguments)  # noqa: SLF001
-        # Seen, or asyncio complains: aiomqtt forgets a loss that follows on the CONNACK; an attempt may be cancelled.
-        for future in (client._connected, client._disconnected):  # noqa: SLF001
-            if future.done() and not future.cancelled():
-                future.exception()
-
-    client._client.on_disconnect = disconnected  # noqa: SLF001
-
-
-def _connects_by(client: aiomqtt.Client, tcp: socket.socket) -> None:
+def _connects_by(client: Client, tcp: socket.socket) -> None:
     """Let `client` take over `tcp` when it connects; TLS still verifies the name of the host.
 
     On its own it would ask for the host's address where neither a timeout nor the end of the process is heeded.
@@ -149,7 +220,7 @@ def _connects_by(client: aiomqtt.Client, tcp: socket.socket) -> None:
     client._client._create_socket_connection = take_over  # type: ignore[method-assign]  # noqa: SLF001
 
 
-async def _enter(client: aiomqtt.Client) -> None:
+async def _enter(client: Client) -> None:
     """Connect. Cancelled, it sees to what the connecting thread still does: that would make tasks on a dying loop."""
     attempt = asyncio.create_task(client.__aenter__(), name="mqtt connect")
     try:

@@ -75,6 +75,10 @@ class Retry:
             more = f". More such orders within {REFUSALS_S:g} s are refused without a word" if is_last else ""
             self._log.warning("%s%s", sentence, more)
 
+    def skipped(self, sentence: str) -> None:
+        """Say, unless lately, what was left out while the rest goes on."""
+        self._say(logging.WARNING, sentence)
+
     def dropped(self, message: Message, error: ValueError) -> None:
         """Say, unless lately, that `message` can never be delivered."""
         self._say(logging.ERROR, f"a message for '{message.topic}' can't be said ({error}) and is dropped; report this")

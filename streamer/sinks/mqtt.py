@@ -14,16 +14,13 @@ from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 import aiomqtt
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from streamer.core import Message, Site
 from streamer.errors import CommandError, SinkError
 from streamer.outbox import Outbox, is_event
-from streamer.payload import to_json
 from streamer.sinks._homeassistant import BIRTH, Discovery, Topic, device, discovery_topic, removal
-from streamer.sinks._mqtt_connect import FAREWELL_S, Tls, connect, leave, why_lost
+from streamer.sinks._mqtt_connect import FAREWELL_S, Client, Tls, connect, leave, properties, publish, why_lost
 from streamer.sinks.base import File, Retry, Sink, read_secret
 
 log = logging.getLogger(__name__)
@@ -32,9 +29,7 @@ unheard = logging.Logger("aiomqtt", logging.CRITICAL)  # noqa: LOG001  set up he
 
 ANSWER_S = 5.0          # for any answer of the broker; a PUBACK by satellite takes 1.5 s
 UNANSWERED = 10         # publishes a broker may owe us an answer for; MQTT 5 lets it set a limit, HiveMQ's is 10
-IN_FLIGHT = UNANSWERED - 2          # of the outbox; the others: one that `_hear` sends, and the last word
-READING_S = 60          # until a broker drops a reading it couldn't pass on: it was of a moment
-EVENT_S = 7 * 86_400    # the same for an event: a week's holiday, and short of a broker's memory
+IN_FLIGHT = UNANSWERED - 3          # of the outbox; the others: one each of `_hear` and `_introduce`, the last word
 ORDERS = ("+/listening/set", "+/+/snooze/set", "+/+/threshold/set")
 OLD_S = 1.0             # what the broker kept of an earlier life follows on the subscription at once
 STATES = ("status", "+/status", "+/+/state", "+/+/+/state")
@@ -43,13 +38,19 @@ LONGEST_ORDER = 100     # bytes; the longest there is has ten
 PROTOCOLS = {"3.1.1": aiomqtt.ProtocolVersion.V311, "5": aiomqtt.ProtocolVersion.V5}
 
 
+def _is_host(host: str) -> str:
+    if "/" in host or host.count(":") == 1:     # IPv6 has more of them
+        raise ValueError(f"'{host}' is no host; give its name or address alone, and its port as port")
+    return host
+
+
 class Config(BaseModel):
     """Which broker, and how to log in."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     type: Literal["mqtt"] = "mqtt"
-    host: Annotated[str, Field(min_length=1)] = "localhost"
+    host: Annotated[str, Field(min_length=1), AfterValidator(_is_host)] = "localhost"
     port: int = Field(default=1883, ge=1, le=65535, description="usually 1883, with tls 8883")
     base_topic: Topic = "streamer"
     username: str | None = None
@@ -110,7 +111,7 @@ class Mqtt:
             await self._retry.failed(f"{self._broker}: {reason}")
 
     @contextlib.asynccontextmanager
-    async def _connection(self) -> AsyncIterator[aiomqtt.Client]:
+    async def _connection(self) -> AsyncIterator[Client]:
         """Connect and say so. A new client each time: what must outlive it is in the outbox, not in a client.
 
         Raises:
@@ -119,7 +120,7 @@ class Mqtt:
         config, client = self._config, self._client()
         await connect(client, config.host, config.port, config.username, config.tls)
         try:
-            await _send(client, self._online)
+            await self._send(client, self._online)
             self.reconnects += self._was_connected
             self.connected = self._was_connected = True
             self._retry.succeeded(f"{self._broker}: connected")
@@ -128,11 +129,11 @@ class Mqtt:
             self.connected = False
             # Said before the DISCONNECT, which makes the broker forget the will. On a dead connection both fail at
             # once, and must not hide why we are here.
-            with contextlib.suppress(aiomqtt.MqttError):
-                await _publish(client, self._offline, FAREWELL_S)
+            with contextlib.suppress(aiomqtt.MqttError, SinkError):
+                await publish(client, self._offline, FAREWELL_S)
             await leave(client)
 
-    async def _drain(self, client: aiomqtt.Client, outbox: Outbox) -> None:
+    async def _drain(self, client: Client, outbox: Outbox) -> None:
         """Deliver up to IN_FLIGHT messages at a time; they start in the outbox's order, and the wire keeps it."""
         outbox.resync()
         async with asyncio.TaskGroup() as group:
@@ -149,14 +150,31 @@ class Mqtt:
             for helper in helpers:
                 helper.cancel()
 
-    async def _deliver(self, client: aiomqtt.Client, outbox: Outbox, message: Message) -> None:
+    async def _deliver(self, client: Client, outbox: Outbox, message: Message) -> None:
+        """Deliver, or let go: of an event only what can't be said.
+
+        Raises:
+            SinkError: the broker refused an event.
+        """
         try:
-            await _publish(client, replace(message, topic=f"{self._topic}/{message.topic}"), ANSWER_S)
+            await publish(client, replace(message, topic=f"{self._topic}/{message.topic}"), ANSWER_S)
         except ValueError as error:
             self._retry.dropped(message, error)
+        except SinkError as error:
+            if is_event(message):
+                raise SinkError(f"{error}; events wait") from error
+            self._retry.skipped(f"{self._broker}: {error}")
         outbox.ack(message)
 
-    async def _listen(self, client: aiomqtt.Client, outbox: Outbox) -> None:
+    async def _send(self, client: Client, message: Message) -> None:
+        """Publish a state of ours if the broker lets us, and go on only if nobody wants us to end."""
+        try:
+            await publish(client, message, ANSWER_S)
+        except SinkError as error:
+            self._retry.skipped(f"{self._broker}: {error}")
+        _heed_cancellation()
+
+    async def _listen(self, client: Client, outbox: Outbox) -> None:
         """Hear the broker. Fails as soon as the connection does: a publisher with nothing to say would not notice."""
         topics = [f"{self._topic}/{topic}" for topic in (*ORDERS, *STATES)]
         if self._device:
@@ -166,7 +184,7 @@ class Mqtt:
         async for message in client.messages:
             await self._hear(client, outbox, message)
 
-    async def _hear(self, client: aiomqtt.Client, outbox: Outbox, message: aiomqtt.Message) -> None:
+    async def _hear(self, client: Client, outbox: Outbox, message: aiomqtt.Message) -> None:
         """Obey orders, and see to it that of our states the broker keeps only what is so.
 
         States come as they were stored (`retain` is set), from whatever life, and as our own echo.
@@ -178,29 +196,29 @@ class Mqtt:
             self._obey(topic, message)
         elif topic == "status":
             if message.payload != b"online":    # the will of an older connection, which ours has taken over
-                await _send(client, self._online)
+                await self._send(client, self._online)
         elif message.retain and not outbox.knows(topic):
             log.info("%s: removes '%s', the state of a stream or rule that is no more", self._broker, message.topic)
-            await _send(client, Message(str(message.topic), "", retain=True))
+            await self._send(client, Message(str(message.topic), "", retain=True))
 
-    async def _introduce(self, client: aiomqtt.Client, us: Message) -> None:
+    async def _introduce(self, client: Client, us: Message) -> None:
         """Tell Home Assistant what there is; what an earlier life told it was heard, and taken back, before."""
         await asyncio.sleep(OLD_S)
-        await _send(client, us)
+        await self._send(client, us)
 
     async def _hear_home_assistant(
-        self, client: aiomqtt.Client, outbox: Outbox, message: aiomqtt.Message, us: Message
+        self, client: Client, outbox: Outbox, message: aiomqtt.Message, us: Message
     ) -> None:
         """It has started anew and wants to know all; or what we told it in an earlier life, where some of that left."""
         assert isinstance(us.payload, Mapping)
         if str(message.topic) == BIRTH:
             if message.payload == b"online" and not message.retain:
-                await _send(client, us)
-                await _send(client, self._online)
+                await self._send(client, us)
+                await self._send(client, self._online)
                 outbox.restate()
         elif message.retain and (farewell := removal(bytes(message.payload or b""), us.payload)):
-            await _send(client, replace(us, payload=farewell))
-            await _send(client, us)
+            await self._send(client, replace(us, payload=farewell))
+            await self._send(client, us)    # though `_introduce` will: over a slow line this comes after it
 
     def _obey(self, topic: str, message: aiomqtt.Message) -> None:
         try:
@@ -208,16 +226,16 @@ class Mqtt:
         except CommandError as error:
             self._retry.refused(str(error))
 
-    def _client(self) -> aiomqtt.Client:
+    def _client(self) -> Client:
         config, offline = self._config, self._offline
-        return aiomqtt.Client(
+        return Client(
             config.host,
             config.port,
             username=config.username,
             password=self._password(),
             identifier=self._client_id,
             protocol=PROTOCOLS[config.protocol],
-            will=aiomqtt.Will(offline.topic, "offline", qos=1, retain=True, properties=_properties(offline)),
+            will=aiomqtt.Will(offline.topic, "offline", qos=1, retain=True, properties=properties(offline)),
             timeout=ANSWER_S,
             keepalive=config.keepalive_s,
             max_inflight_messages=UNANSWERED,
@@ -239,36 +257,10 @@ def _device(config: Config, site: Site) -> Message | None:
     return Message(discovery_topic(config.homeassistant, site), device(site, config.base_topic), retain=True)
 
 
-async def _send(client: aiomqtt.Client, message: Message) -> None:
-    """Publish a state of ours, and go on only if nobody wants us to end."""
-    await _publish(client, message, ANSWER_S)
-    _heed_cancellation()
-
-
-async def _publish(client: aiomqtt.Client, message: Message, answer_s: float) -> None:
-    """Publish under the message's topic as it stands, and with QoS 1 wait for the acknowledgement.
-
-    Raises:
-        ValueError: MQTT can't say this topic, or JSON this payload.
-    """
-    payload = message.payload.encode() if isinstance(message.payload, str) else to_json(message.payload)
-    await client.publish(message.topic, payload, message.qos, message.retain, _properties(message), timeout=answer_s)
-
-
 def _heed_cancellation() -> None:
     """Raise the cancellation that Python 3.11's wait_for, in aiomqtt, loses when the answer comes together with it."""
     if (task := asyncio.current_task()) and task.cancelling():
         raise asyncio.CancelledError
-
-
-def _properties(message: Message) -> Properties:
-    """What MQTT 5 can say of a payload; 3.1.1 can't, and the client library leaves it out."""
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    properties.PayloadFormatIndicator = 1   # UTF-8
-    properties.ContentType = "text/plain" if isinstance(message.payload, str) else "application/json"
-    if not message.retain:
-        properties.MessageExpiryInterval = EVENT_S if is_event(message) else READING_S
-    return properties
 
 
 def _text(topic: str, message: aiomqtt.Message) -> str:

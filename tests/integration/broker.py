@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -19,14 +20,21 @@ class Broker:
         login: the user and password it insists on; None admits everybody.
         tls: speak TLS only, with a certificate for 127.0.0.1 signed by `ca`, a CA made for this broker.
         asks: also insist on a client's certificate signed by `ca`, as `client` is, with its key in the same file.
+        may_write: the only topics it lets anybody publish to; None: all.
     """
 
     def __init__(
-        self, folder: Path, login: tuple[str, str] | None = None, *, tls: bool = False, asks: bool = False
+        self,
+        folder: Path,
+        login: tuple[str, str] | None = None,
+        *,
+        tls: bool = False,
+        asks: bool = False,
+        may_write: tuple[str, ...] | None = None,
     ) -> None:
         self.port = free_port()
         self.ca, self.client = folder / "ca.pem", folder / "client.pem"
-        self._config = folder / "mosquitto.conf"
+        self._config, self._rules = folder / "mosquitto.conf", folder / "rules"
         self._process: subprocess.Popen[bytes] | None = None
         lines = [f"listener {self.port} 127.0.0.1", "user root", "persistence false", "log_dest stderr"]
         if login is None:
@@ -39,6 +47,9 @@ class Broker:
             lines += [f"certfile {folder / 'server.pem'}", f"keyfile {folder / 'server.pem'}"]
         if asks:
             lines += [f"cafile {self.ca}", "require_certificate true"]
+        if may_write is not None:
+            self._allow(may_write)
+            lines.append(f"acl_file {self._rules}")
         self._config.write_text("\n".join(lines) + "\n")
 
     def __enter__(self) -> Self:
@@ -56,6 +67,15 @@ class Broker:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"mosquitto isn't on port {self.port}; `mosquitto -c {self._config}` says why")
             time.sleep(0.01)
+
+    def allow(self, *topics: str) -> None:
+        """Change `may_write` while it runs."""
+        assert self._process is not None
+        self._allow(topics)
+        self._process.send_signal(signal.SIGHUP)
+
+    def _allow(self, topics: tuple[str, ...]) -> None:
+        self._rules.write_text("\n".join(["topic read #", *(f"topic write {topic}" for topic in topics), ""]))
 
     def stop(self) -> None:
         """End it as a service manager would; nothing if it isn't running."""

@@ -1,12 +1,14 @@
 """Several messages on their way at once, over a line that breaks in the middle of them."""
 
 import asyncio
+import socket
 
 import pytest
 
 from streamer.core import Message
 from streamer.outbox import Outbox
 from streamer.sinks import mqtt
+from streamer.sinks._mqtt_connect import Client
 from tests.integration.broker import Broker
 from tests.integration.mqttline import (
     ALARM,
@@ -131,6 +133,32 @@ def test_closing_waits_for_what_is_on_its_way(broker: Broker) -> None:
             await far.status("offline")
             await task
             assert outbox.pending == 0
+
+    broker.start()
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_reused", [False, True])
+def test_a_socket_that_died_before_the_loop_had_its_turn_is_not_watched(broker: Broker, *, is_reused: bool) -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        complaints: list[object] = []
+        loop.set_exception_handler(lambda loop, context: complaints.append(context))
+        async with Client("127.0.0.1", broker.port) as client:
+            paho = client._client
+            sock = paho.socket()
+            assert sock is not None
+            number = sock.fileno()
+            paho.publish("x", "y", 1)       # wants to write
+            paho._sock_close()              # in the same turn the connection is found to be dead
+            if is_reused:
+                with socket.socket() as somebody_else:
+                    assert somebody_else.fileno() == number
+                    await asyncio.sleep(0.02)
+                    assert not loop.remove_writer(somebody_else)
+            await asyncio.sleep(0.02)
+            client._disconnected.set_result(None)
+        assert complaints == []
 
     broker.start()
     asyncio.run(scenario())

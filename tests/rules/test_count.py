@@ -67,7 +67,7 @@ def test_it_says_why() -> None:
         "dog: 1 of 2 within 3 s",
         "",
         "dog: 1 of 2 within 3 s: started, at 0.00 s",
-        "dog: 1 of 2 within 3 s",
+        "open since 0.00 s; dog: 1 of 2 within 3 s",
         "ended, at 4.00 s: quiet",
         "",
         "",

@@ -109,6 +109,14 @@ def test_json_has_no_word_for_an_object() -> None:
         to_json({"score": object()})
 
 
+def test_what_is_left_out_is_said_once_in_ten_minutes(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    retry = Retry(logging.getLogger("test"))
+    for _ in range(7):
+        retry.skipped("no level")
+        clock.now += REMIND_S / 4
+    assert caplog.messages == ["no level"] * 2
+
+
 def test_what_can_never_be_delivered_is_said_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     retry = Retry(logging.getLogger("test"))
     for _ in range(3):

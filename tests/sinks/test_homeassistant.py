@@ -159,7 +159,7 @@ def test_what_left_is_taken_away_and_all_else_stays(before: Site, after: Site) -
         return
     assert first is not None
     assert {**first, "cmps": None} == {**new, "cmps": None}
-    assert list(first["cmps"])[: len(left)] != [] and set(list(first["cmps"])[: len(left)]) == left  # noqa: PT018
+    assert set(list(first["cmps"])[: len(left)]) == left
     assert all(list(first["cmps"][key]) == ["p"] for key in left)
     assert {key: c for key, c in first["cmps"].items() if key not in left} == new["cmps"]
 

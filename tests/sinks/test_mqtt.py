@@ -14,6 +14,10 @@ def test_the_default_is_a_broker_on_this_machine() -> None:
     assert (config.host, config.port, config.base_topic, config.protocol) == ("localhost", 1883, "streamer", "3.1.1")
 
 
+def test_an_address_is_a_host() -> None:
+    assert mqtt.Config(host="::1").host == "::1"
+
+
 @pytest.mark.parametrize("topic", ["home", "home/sound", "Haus Ä/1"])
 def test_a_base_topic_has_levels(topic: str) -> None:
     assert mqtt.Config(base_topic=topic).base_topic == topic
@@ -31,6 +35,8 @@ def test_a_base_topic_that_is_none_is_refused(topic: str) -> None:
         ({"port": 0}, "greater than or equal to 1"),
         ({"port": "1883"}, "valid integer"),
         ({"host": ""}, "at least 1 character"),
+        ({"host": "localhost:1883"}, "'localhost:1883' is no host; give its name or address alone, and its port as port"),
+        ({"host": "mqtt://localhost"}, "'mqtt://localhost' is no host"),
         ({"keepalive_s": 1}, "greater than or equal to 5"),
         ({"protocol": "3.1"}, "'3.1.1' or '5'"),
         ({"hots": "x"}, "Extra inputs are not permitted"),
