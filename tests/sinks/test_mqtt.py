@@ -35,7 +35,7 @@ def test_a_base_topic_that_is_none_is_refused(topic: str) -> None:
         ({"port": 0}, "greater than or equal to 1"),
         ({"port": "1883"}, "valid integer"),
         ({"host": ""}, "at least 1 character"),
-        ({"host": "localhost:1883"}, "'localhost:1883' is no host; give its name or address alone, and its port as port"),
+        ({"host": "localhost:1883"}, "'localhost:1883' is no host; give its name or address alone"),
         ({"host": "mqtt://localhost"}, "'mqtt://localhost' is no host"),
         ({"keepalive_s": 1}, "greater than or equal to 5"),
         ({"protocol": "3.1"}, "'3.1.1' or '5'"),
