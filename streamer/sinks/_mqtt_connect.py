@@ -9,6 +9,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Self, TypeVar
 
 import aiomqtt
@@ -147,12 +148,19 @@ async def publish(client: Client, message: Message, answer_s: float) -> None:
 
 def properties(message: Message) -> Properties:
     """What MQTT 5 can say of a payload; 3.1.1 can't, and the client library leaves it out."""
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    properties.PayloadFormatIndicator = 1   # UTF-8
-    properties.ContentType = "text/plain" if isinstance(message.payload, str) else "application/json"
-    if not message.retain:
-        properties.MessageExpiryInterval = EVENT_S if is_event(message) else READING_S
-    return properties
+    content_type = "text/plain" if isinstance(message.payload, str) else "application/json"
+    lifetime_s = EVENT_S if is_event(message) else READING_S
+    return _properties(content_type, None if message.retain else lifetime_s)
+
+
+@cache      # there are few, and the library takes as long to make one as to send it
+def _properties(content_type: str, expiry_s: int | None) -> Properties:
+    made = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    made.PayloadFormatIndicator = 1   # UTF-8
+    made.ContentType = content_type
+    if expiry_s is not None:
+        made.MessageExpiryInterval = expiry_s
+    return made
 
 
 async def leave(client: Client) -> None:
