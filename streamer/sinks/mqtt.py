@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 import aiomqtt
+from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from streamer.core import Message, Site
@@ -33,6 +34,7 @@ IN_FLIGHT = UNANSWERED - 3          # of the outbox; the others: one each of `_h
 ORDERS = ("+/listening/set", "+/+/snooze/set", "+/+/threshold/set")
 OLD_S = 1.0             # what the broker kept of an earlier life follows on the subscription at once
 STATES = ("status", "+/status", "+/+/state", "+/+/+/state")
+REFUSED = 128           # and above: answers that mean no
 LONGEST_ORDER = 100     # bytes; the longest there is has ten
 
 PROTOCOLS = {"3.1.1": aiomqtt.ProtocolVersion.V311, "5": aiomqtt.ProtocolVersion.V5}
@@ -179,7 +181,12 @@ class Mqtt:
         topics = [f"{self._topic}/{topic}" for topic in (*ORDERS, *STATES)]
         if self._device:
             topics += [BIRTH, self._device.topic]
-        await client.subscribe([(topic, 1) for topic in topics])
+        answers = await client.subscribe([(topic, 1) for topic in topics])
+        codes = [answer.value if isinstance(answer, ReasonCode) else answer for answer in answers]
+        for topic, code in zip(topics, codes, strict=False):
+            if code >= REFUSED:
+                check = "check its access rules; orders, or what an earlier life left there, are not heard"
+                self._retry.skipped(f"{self._broker}: refused the subscription to '{topic}'; {check}")
         _heed_cancellation()
         async for message in client.messages:
             await self._hear(client, outbox, message)

@@ -1,11 +1,15 @@
-"""What needs no broker: the configuration. The rest is in tests/integration/test_mqtt_broker.py."""
+"""What needs no broker: options, and answers that mosquitto doesn't give. The rest is in tests/integration."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from streamer.core import Site
+from streamer.outbox import Outbox
 from streamer.sinks import mqtt
 
 
@@ -66,3 +70,21 @@ def test_a_password_is_not_printed() -> None:
     config = mqtt.Config.model_validate({"username": "me", "password": "hunter2"})
     assert "hunter2" not in repr(config)
     assert "hunter2" not in config.model_dump_json()
+
+
+def test_a_subscription_that_is_refused_is_said_and_the_others_are_heard(caplog: pytest.LogCaptureFixture) -> None:
+    class Client:
+        async def subscribe(self, topics: list[tuple[str, int]]) -> tuple[int, ...]:
+            return tuple(128 if topic.endswith("/snooze/set") else qos for topic, qos in topics)
+
+        @property
+        async def messages(self) -> AsyncIterator[None]:
+            await asyncio.sleep(0)
+            return
+            yield
+
+    client: Any = Client()
+    sink = mqtt.Mqtt(mqtt.Config(), Site("garage"))
+    asyncio.run(sink._listen(client, Outbox()))
+    said = "MQTT broker localhost:1883: refused the subscription to 'streamer/garage/+/+/snooze/set'; check its access "
+    assert [message.partition("rules")[0] for message in caplog.messages] == [said]
