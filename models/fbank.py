@@ -9,6 +9,7 @@ loudest one: beside a loud pure tone that alone can be 3e-3 and more. This kerne
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,8 @@ PREEMPHASIS = 0.97  # Kaldi's default
 LOW_HZ = 20.0  # Kaldi's default; the high edge is the Nyquist frequency
 FLOOR = float(np.finfo(np.float32).eps)  # Kaldi's: mel energies below it count as silence
 SILENCE = np.log(np.float32(FLOOR))  # log-mel of digital silence
-SLAB = 128  # frames computed at once: their work buffers, 1.3 MB, stay within the cache
+SLAB = 128  # frames computed at once: more would leave the cache
+BAND = 16  # filters multiplied at once
 
 
 def mel_banks(spec: FbankSpec, n_fft: int) -> Floats:
@@ -37,11 +39,24 @@ def mel_banks(spec: FbankSpec, n_fft: int) -> Floats:
     return np.vstack((banks, np.zeros(spec.n_mels))).astype(np.float32)  # Kaldi leaves the Nyquist bin out
 
 
+class Work:
+    """Buffers for up to `SLAB` frames: allocated anew for each hop they would cost more than the sums done in them."""
+
+    def __init__(self, spec: FbankSpec, n_fft: int) -> None:
+        n_bins = n_fft // 2 + 1
+        self.samples = np.zeros(spec.samples(SLAB))             # emphasised
+        self.frames = np.zeros((SLAB, n_fft))                   # windowed, and padded with zeros
+        self.spectrum = np.empty((SLAB, n_bins), np.complex128)
+        self.squares = np.empty((2, SLAB, n_bins))
+        self.power = np.empty((SLAB, n_bins), np.float32)
+
+
 class Kernel:
     """The filterbank with its tables, for one `FbankSpec`.
 
     In float64 up to the power spectrum: numpy's FFT is no faster in float32, and rounding would fill the quiet bins
-    beside a pure tone.
+    beside a pure tone. Emphasis and mean are linear, so samples are emphasised once, not in each frame that holds
+    them, and what is left of the frame's mean is taken off then.
     """
 
     def __init__(self, spec: FbankSpec) -> None:
@@ -50,29 +65,58 @@ class Kernel:
         ramp = 2 * np.pi * np.arange(spec.frame_length) / (spec.frame_length - 1)
         self.window = 0.5 - 0.5 * np.cos(ramp)
         self.banks = mel_banks(spec, self.n_fft)
+        self._bands = _bands(self.banks)
 
-    def __call__(self, samples: Floats) -> Floats:
-        """Log-mel of every whole frame in `samples` (n,): (T, M), T = `spec.frames(n)`."""
+    def __call__(self, samples: Floats, work: Work | None = None) -> Floats:
+        """Log-mel of every whole frame in `samples` (n,): (T, M), T = `spec.frames(n)`.
+
+        `work` is the caller's, who keeps it for the next call; not for two threads at once.
+        """
         spec = self.spec
         n_frames = spec.frames(len(samples))
         out = np.empty((n_frames, spec.n_mels), np.float32)
-        if n_frames:
-            view = np.lib.stride_tricks.sliding_window_view(samples, spec.frame_length)[:: spec.frame_hop]
-            for i in range(0, n_frames, SLAB):
-                self._compute(view[i : i + SLAB], out[i : i + SLAB])
+        work = work or Work(spec, self.n_fft)
+        for i in range(0, n_frames, SLAB):
+            n = min(SLAB, n_frames - i)
+            start = i * spec.frame_hop
+            self._compute(samples[start : start + spec.samples(n)], work, out[i : i + n])
         return out
 
-    def _compute(self, frames: Floats, out: Floats) -> None:
-        x = frames - frames.mean(axis=1, keepdims=True, dtype=np.float64)
-        emphasised = np.empty_like(x)
-        np.subtract(x[:, 1:], PREEMPHASIS * x[:, :-1], out=emphasised[:, 1:])
-        emphasised[:, 0] = 0.0  # as the window is there, so that nothing depends on what lies to the left
-        emphasised *= self.window
-        spectrum = np.fft.rfft(emphasised, self.n_fft)
-        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
-        # Row by row, so that BLAS starts no threads: their hand-over costs 10 ms on a busy machine.
-        np.matmul(power[:, None], self.banks, out=out[:, None])
+    def _compute(self, x: Floats, work: Work, out: Floats) -> None:
+        n, length = len(out), self.spec.frame_length
+        emphasised = work.samples[: len(x)]
+        np.multiply(x[:-1], -PREEMPHASIS, out=emphasised[1:], dtype=np.float64)
+        emphasised[1:] += x[1:]  # the first one doesn't count, since the window is 0 there
+        frames = work.frames[:n, :length]
+        means = self._frames(x).sum(axis=1, dtype=np.float64, keepdims=True) / length
+        np.subtract(self._frames(emphasised), (1 - PREEMPHASIS) * means, out=frames)
+        frames *= self.window
+        spectrum = np.fft.rfft(work.frames[:n], out=work.spectrum[:n])
+        real = np.square(spectrum.real, out=work.squares[0, :n])
+        imag = np.square(spectrum.imag, out=work.squares[1, :n])
+        power = np.add(real, imag, out=work.power[:n], casting="same_kind")
+        for bins, mels, banks in self._bands:
+            np.matmul(power[:, bins], banks, out=out[:, mels])
         np.log(np.maximum(out, FLOOR, out=out), out=out)
+
+    def _frames(self, samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        view = np.lib.stride_tricks.sliding_window_view(samples, self.spec.frame_length)
+        return view[:: self.spec.frame_hop]
+
+
+def _bands(banks: Floats) -> list[tuple[slice, slice, Floats]]:
+    """The filters, `BAND` at a time, with the few bins that these touch: (bins, mels, their part of `banks`).
+
+    A third of the work of the whole product; and each is too small for BLAS to start threads, whose hand-over costs
+    10 ms on a busy machine.
+    """
+    bands = []
+    for first in range(0, banks.shape[1], BAND):
+        mels = slice(first, min(first + BAND, banks.shape[1]))
+        touched = np.flatnonzero(banks[:, mels].any(axis=1))
+        bins = slice(int(touched.min(initial=len(banks) - 1)), int(touched.max(initial=0)) + 1)
+        bands.append((bins, mels, np.ascontiguousarray(banks[bins, mels])))
+    return bands
 
 
 @lru_cache(maxsize=8)
@@ -118,6 +162,7 @@ class OnlineFbank:
         self.window_frames = window_frames
         self.n_frames = 0  # frames computed since the last reset
         self._kernel = kernel(spec)
+        self._work = Work(spec, self._kernel.n_fft)
         self._ring = np.empty((2 * window_frames, spec.n_mels), np.float32)
         self._rest = np.empty(0, np.float32)  # samples that still belong to coming frames
         self.reset()
@@ -131,7 +176,7 @@ class OnlineFbank:
     def accept(self, samples: Floats) -> int:
         """Take the next samples (n,) in [-1, 1]; return how many new frames they completed."""
         self._rest = np.concatenate((self._rest, samples))
-        frames = normalise(self._kernel(self._rest), self.spec)
+        frames = normalise(self._kernel(self._rest, self._work), self.spec)
         self._rest = self._rest[len(frames) * self.spec.frame_hop :]
         for i in range(0, len(frames), self.window_frames):
             self._store(frames[i : i + self.window_frames])
