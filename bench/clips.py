@@ -7,14 +7,13 @@ pink noise at several levels, mains hum. There is no peer here: no other project
 """
 
 import argparse
-import json
-import platform
 import tempfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import soundfile
+from figures import figure, finish
 
 from models.train.starter import LABELS
 from streamer import cli_shared, edges
@@ -77,14 +76,13 @@ def main():
             heard = labels(path)
             false += len(heard)
             print(f"{name:<20} {', '.join(heard) or 'nothing'}")
-    share = {"name": "clips_named", "unit": "share", "goal": 0.65, "better": "higher"}
-    if files:
-        share |= {"value": round(sum(right.values()) / len(files), 4), "met": sum(right.values()) >= 0.65 * len(files)}
-    else:
-        share |= {"value": None, "met": False, "why": f"no recordings in {args.data}"}
-    figures = [share, {"name": "events_on_noise", "value": false, "unit": "events", "goal": 0, "better": "lower",
-                       "met": false == 0}]
-    print(json.dumps({"bench": "clips", "machine": platform.processor() or platform.machine(), "figures": figures}))
+    n_right, why = sum(right.values()), None if files else f"no recordings in {args.data}"
+    share = round(n_right / len(files), 4) if files else None
+    figures = [
+        figure("clips_named", share, "share", 0.65, "higher", why=why),
+        figure("events_on_noise", false, "events", 0),
+    ]
+    finish("clips", figures)
 
 
 if __name__ == "__main__":

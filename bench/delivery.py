@@ -21,7 +21,6 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import random
 import shutil
 import signal
@@ -37,6 +36,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import aiomqtt
+from figures import figure, finish
 
 from streamer.core import Message, Site
 from streamer.journal import Journal
@@ -44,8 +44,8 @@ from streamer.outbox import Outbox
 from streamer.sinks import base, mqtt
 from streamer.sinks._mqtt_connect import Client
 
-RATE = 150          # events a second put while things are killed
-PATIENCE_S = 0.2    # between two connects
+RATE = 150  # events a second put while things are killed
+PATIENCE_S = 0.2  # between two connects
 STREAMS = ("mic", "yard")
 EVENT = {
     "v": 1, "event_type": "update", "node": "bench", "rule": "smoke_alarm", "label": "Smoke detector, smoke alarm",
@@ -78,8 +78,10 @@ class Broker:
         self.life = 0
         self._config = folder / "mosquitto.conf"
         # Without a limit in flight a message is with the subscriber's kernel before its publisher is answered.
-        self._config.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser root\n"
-                                "persistence false\nmax_inflight_messages 0\nlog_dest none\n")
+        self._config.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser root\n"
+            "persistence false\nmax_inflight_messages 0\nlog_dest none\n"
+        )
         self.start()
 
     def start(self):
@@ -313,11 +315,6 @@ def percentile_ms(times, p):
 # -- report ----------------------------------------------------------------------------------------------------------
 
 
-def figure(name, value, unit, goal=None, better="lower"):
-    met = None if goal is None else (value <= goal if better == "lower" else value >= goal)
-    return {"name": name, "value": value, "unit": unit, "goal": goal, "better": better, "met": met}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="1,500 events, 6 kills of the broker, 2 of the process")
@@ -337,8 +334,10 @@ def main():
         )
         lost, disorder, again = verdict(heard, n_events)
         print(f"{n_events} events in {seconds:.0f} s, broker killed {broker_kills} times, process {child_kills} times:")
-        print(f"  lost {lost}, out of order {disorder}, delivered again {again}"
-              f" (of {len(heard)}, {sum(each['replayed'] for each in heard)} marked replayed)")
+        print(
+            f"  lost {lost}, out of order {disorder}, delivered again {again}"
+            f" (of {len(heard)}, {sum(each['replayed'] for each in heard)} marked replayed)"
+        )
         rates, took = asyncio.run(cost(folder, rounds=rounds, n_fast=n_fast, n_paced=n_paced))
         floor_ms = flush_ms(folder)
     print(f"one flush of the disk: {floor_ms:.2f} ms\n")
@@ -357,7 +356,7 @@ def main():
         figure("put_to_ack_on_disk_p99", round(percentile_ms(took["disk"], 99), 2), "ms"),
         figure("disk_flush", round(floor_ms, 2), "ms"),
     ]
-    print(json.dumps({"bench": "delivery", "machine": platform.processor() or platform.machine(), "figures": figures}))
+    finish("delivery", figures)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ The floor under ours is numpy's real FFT of the hop's frames, in float64 and in 
 """
 
 import argparse
-import json
-import platform
 import statistics
 import sys
 import time
@@ -22,6 +20,8 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from figures import figure, finish
 
 from models.fbank import OnlineFbank
 from models.spec import FbankSpec
@@ -84,7 +84,7 @@ def main():
     rounds = 5 if parser.parse_args().quick else 25
     torch.set_num_threads(1)
     sound = np.random.default_rng(0).normal(0, 0.1, 20 * RATE).astype(np.float32)
-    ways, why = {"ours": ours(sound), "reference": whole_window(sound), "torchaudio": new_frames(sound)}, ""
+    ways, why = {"ours": ours(sound), "reference": whole_window(sound), "torchaudio": new_frames(sound)}, None
     try:
         ways["kaldi_native"] = native(sound)
     except ImportError as error:
@@ -92,12 +92,11 @@ def main():
     frames = np.zeros((100, 512))
     out = np.empty((100, 257), np.complex128)
     floor_ms = milliseconds(lambda frames: np.fft.rfft(frames, out=out), frames, 500)
-    figures = [{"name": "fft_alone_1s", "value": round(floor_ms, 4), "unit": "ms", "goal": None, "better": "lower",
-                "met": None}]  # fmt: skip
+    figures = [figure("fft_alone_1s", round(floor_ms, 4), "ms")]
     print(f"the FFT of a hop of 1 s alone: {floor_ms:.3f} ms")
     print(f"{'hop':>6}" + "".join(f"{name:>14}" for name in ways) + "   ms, then how many times ours")
     for hop_s in HOPS_S:
-        hop = sound[-round(hop_s * RATE):]
+        hop = sound[-round(hop_s * RATE) :]
         took = {name: [] for name in ways}
         for _ in range(rounds):
             for name, way in ways.items():
@@ -105,15 +104,12 @@ def main():
         ms = {name: statistics.median(values) for name, values in took.items()}
         print(f"{hop_s:4.2f} s" + "".join(f"{value:14.3f}" for value in ms.values()))
         print(f"{'':6}" + "".join(f"{value / ms['ours']:14.1f}" for value in ms.values()))
-        for name, wanted in GOALS.items():
-            ratio = round(ms[name] / ms["ours"], 2) if name in ms else None
+        for peer, wanted in GOALS.items():
+            ratio = round(ms[peer] / ms["ours"], 2) if peer in ms else None
             goal = wanted if hop_s == 1.0 else None
-            met = None if goal is None else ratio is not None and ratio >= goal
-            figure = {"name": f"hop_{hop_s:g}s_vs_{name}", "value": ratio, "unit": "ratio", "goal": goal}
-            figures.append(figure | {"better": "higher", "met": met} | ({} if ratio else {"why": why}))
-        figures.append({"name": f"hop_{hop_s:g}s", "value": round(ms["ours"], 4), "unit": "ms", "goal": None,
-                        "better": "lower", "met": None})  # fmt: skip
-    print(json.dumps({"bench": "features", "machine": platform.processor() or platform.machine(), "figures": figures}))
+            figures.append(figure(f"hop_{hop_s:g}s_vs_{peer}", ratio, "ratio", goal, "higher", why=why))
+        figures.append(figure(f"hop_{hop_s:g}s", round(ms["ours"], 4), "ms"))
+    finish("features", figures)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ peer is training from scratch in the same run. Takes an hour and a half on two c
 import argparse
 import csv
 import json
-import platform
 import subprocess
 import sys
 from pathlib import Path
+
+from figures import figure, finish
 
 
 def listing(data, folder):
@@ -55,14 +56,12 @@ def main():
                 found = trained(sounds, out / f"{name}-{seed}", *options)
                 print(f"{name:<16} seed {seed}  accuracy {found['accuracy']:.4f}  mAP {found['mAP']:.4f}")
                 figures += [
-                    {"name": f"{name}_{seed}_{measure}", "value": found[measure], "unit": "share", "goal": 0.75,
-                     "better": "higher", "met": found[measure] >= 0.75}
+                    figure(f"{name}_{seed}_{measure}", found[measure], "share", 0.75, "higher")
                     for measure in ("accuracy", "mAP")
                 ]  # fmt: skip
     else:
-        figures = [{"name": "accuracy", "value": None, "unit": "share", "goal": 0.75, "better": "higher", "met": False,
-                    "why": f"no recordings in {args.data}"}]  # fmt: skip
-    print(json.dumps({"bench": "finetune", "machine": platform.processor() or platform.machine(), "figures": figures}))
+        figures = [figure("accuracy", None, "share", 0.75, "higher", why=f"no recordings in {args.data}")]
+    finish("finetune", figures)
 
 
 if __name__ == "__main__":

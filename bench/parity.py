@@ -8,8 +8,6 @@ the reference's float32 filterbank is farther from float64 than the goal: there 
 """
 
 import argparse
-import json
-import platform
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +16,8 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from figures import figure, finish
 
 from models.audio_spectrogram_transformer import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 from tests import reference
@@ -85,17 +85,11 @@ def main():
     )  # fmt: skip
     print(f"{n} random configurations, {n} sounds; {same} configuration fields with equal defaults")
     print(f"features to float64: ours {ours_to_float64:.1e}, the reference's {theirs_to_float64:.1e}")
-    figures = [
-        {"name": "features_to_float64_ours_over_reference", "value": ours_to_float64 / theirs_to_float64,
-         "unit": "ratio", "goal": 1.0, "better": "lower", "met": ours_to_float64 <= theirs_to_float64}
-    ]  # fmt: skip
+    figures = [figure("features_to_float64_ours_over_reference", ours_to_float64 / theirs_to_float64, "ratio", 1.0)]
     for name, value, goal in rows:
         print(f"{name:<16} largest difference {value:.1e}  (goal {goal:.0e})")
-        figures.append(
-            {"name": f"{name}_vs_reference", "value": value, "unit": "difference", "goal": goal, "better": "lower",
-             "met": value <= goal}
-        )  # fmt: skip
-    print(json.dumps({"bench": "parity", "machine": platform.processor() or platform.machine(), "figures": figures}))
+        figures.append(figure(f"{name}_vs_reference", value, "difference", goal))
+    finish("parity", figures)
 
 
 if __name__ == "__main__":
