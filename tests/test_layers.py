@@ -25,7 +25,7 @@ LAYERS = (
     ("streamer.line",),
     ("streamer.edges",),
     ("streamer.engine",),
-    ("streamer.stream", "streamer.reporter"),
+    ("streamer.stream", "streamer.reporter", "streamer.pace"),
     ("streamer.sources", "streamer.backends", "streamer.rules", "streamer.sinks"),
     ("streamer.audio", "streamer.config", "streamer.stats", "streamer.outbox"),
     ("streamer.journal",),
