@@ -75,10 +75,11 @@ class Engine:
         scores = iter(self._score(windows))
         if self._is_abandoned:  # too late: whoever asked has gone
             return False
-        self.busy_s += self._clock() - begun
+        took_s = self._clock() - begun
+        self.busy_s += took_s
         for _, output in ready:
             self._deliver(next(scores) if isinstance(output, Window) else output)
-        self._slow_down(ready)
+        self._slow_down(ready, took_s / len(ready))
         return True
 
     def _collect(self, now: float) -> list[tuple[Stream, Window | SegmentEnd]]:
@@ -120,13 +121,12 @@ class Engine:
         self._stats.observe_ms("infer", took_s * 1e3)
         return scores
 
-    def _slow_down(self, ready: list[tuple[Stream, Window | SegmentEnd]]) -> None:
+    def _slow_down(self, ready: list[tuple[Stream, Window | SegmentEnd]], each_s: float) -> None:
         """Have streams look less often while the model can't keep up, and say so."""
         looks = [(stream, window) for stream, window in ready if isinstance(window, Window) and stream.gives_way]
-        n_heard = sum(not window.is_gated for _, window in looks)
         n_late = sum(stream.is_overdue(window) for stream, window in looks)
         before = self._pace.factor
-        if not self._pace.note(self._clock(), n_heard * self._window_s, n_late):
+        if not self._pace.note(self._clock(), each_s * len(looks), n_late):
             return
         factor = self._pace.factor
         self._stats.gauge("hop_factor", factor)

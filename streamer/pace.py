@@ -5,6 +5,7 @@ It slows down quickly and comes back slowly, and more slowly each time that prov
 """
 
 PERIOD_S = 5.0  # the model is judged by so long at a time; two bad periods in a row are no hiccup of the machine
+BUSY = 0.5  # share of the time under which lateness isn't the model's: some drivers deliver in large lumps
 ROOM = 0.7  # a shorter hop is tried if the model will then be busy for no more than this share of the time
 REST_S = 30.0  # of calm before that: the noise of one evening is one overload, not twenty
 MOST_REST_S = 600.0  # what it grows to, doubling each time that the shorter hop turns out too short
@@ -33,8 +34,8 @@ class Pace:
 
         Args:
             now: never earlier than the last time.
-            busy_s: seconds that the model worked for streams that slow down, since the last time.
-            n_late: windows of theirs that came when the next one was due already.
+            busy_s: seconds worked for streams that slow down, since the last time.
+            n_late: windows of theirs that came after one or more was skipped.
 
         Returns:
             Whether `factor` or `is_short` changed.
@@ -52,7 +53,7 @@ class Pace:
         return before != (self.factor, self.is_short)
 
     def _judge(self, now: float, load: float) -> None:
-        is_late = self._n_late > 0
+        is_late = self._n_late > 0 and load >= BUSY
         if is_late or (self.factor > 1 and 2 * load > ROOM):
             self._calm_since = now
         if is_late and self._was_late:

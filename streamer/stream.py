@@ -112,8 +112,8 @@ class Stream:
         self._stride = min(factor, self.most_stride)
 
     def is_overdue(self, window: Window) -> bool:
-        """Whether a window came so late that the one after it was due as well."""
-        return self.gives_way and window.hop >= 2 * self._stride * self._hop
+        """Whether a window comes so late that one before it, which should have come, was skipped."""
+        return self.gives_way and window.hop >= (self._stride + 1) * self._hop
 
     def due(self) -> float | None:
         """Monotonic time since when there is something to poll for; None: not yet. Costs next to nothing.

@@ -4,7 +4,7 @@ import pytest
 
 from streamer.pace import PERIOD_S, Pace
 
-LOADS = {"L": 1.0, "#": 0.6, ".": 0.2}  # share of the time the model is busy; L: and windows come late
+LOADS = {"L": 1.0, "#": 0.6, ".": 0.2, "l": 0.2}  # share of the time the model is busy; L, l: and windows are skipped
 
 
 def drive(pace: Pace, periods: str, begin: int = 0) -> str:
@@ -13,7 +13,7 @@ def drive(pace: Pace, periods: str, begin: int = 0) -> str:
         pace.note(0.0, 0.0, 0)
     factors = []
     for i, kind in enumerate(periods, begin + 1):
-        pace.note(i * PERIOD_S, LOADS[kind] * PERIOD_S, kind == "L")
+        pace.note(i * PERIOD_S, LOADS[kind] * PERIOD_S, kind in "Ll")
         factors.append(str(pace.factor))
     return "".join(factors)
 
@@ -22,6 +22,7 @@ def drive(pace: Pace, periods: str, begin: int = 0) -> str:
     ("..........",         "1111111111"),
     ("####################", "1" * 20),           # busy, but never late
     ("L.L.L.L.",           "11111111"),           # hiccups
+    ("llllllll",           "11111111"),           # whose fault it is, it isn't the model's
     ("LL",                 "12"),
     ("LLLL",               "1224"),               # each hop is given two periods
     ("LLLLLLLL",           "12244444"),           # that's how far it goes
