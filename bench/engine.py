@@ -10,6 +10,8 @@ and its resampling, measured alone. There is no peer: no other project runs many
 Load: live streams that want 0.5 to 16 times what their model can do. Its time is simulated, so the same comes out on
 every machine. The peer is a pass that holds a window of every stream, as this engine once had it.
 
+Gate: what `gate_dbfs` saves and misses; `bench/gate.py` is that alone.
+
 Batch: how many windows a second the starter does on this machine, by windows in a pass.
 """
 
@@ -27,6 +29,7 @@ import soxr
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from figures import figure, finish
+from gate import gate
 
 from models.fbank import OnlineFbank
 from models.spec import FbankSpec
@@ -82,60 +85,70 @@ class Meter:
         return call
 
 
-def cost(settings, backend, n_streams, seconds, rate):
-    """Milliseconds of CPU per stream and second of sound, by stage."""
-    options, meter = next(iter(settings.streams.values())), Meter()
-    settings = settings.model_copy(update={"streams": {f"mic{i}": options for i in range(n_streams)}})
-    lines = {name: build_line(settings, name, backend.spec, Stats()) for name in settings.streams}
-    rings = [Ring(20 * rate, round(BLOCK_S * rate)) for _ in lines]
-    for line, ring in zip(lines.values(), rings, strict=True):
-        clock = Clock(rate)
-        clock.anchor(0, time.monotonic())
-        line.stream.attach(ring, clock, "back_off")
-        line.stream.poll = meter.of("poll", line.stream.poll)
-    backend.infer, infer = meter.of("model", backend.infer), backend.infer
-    scores, messages, outbox, block = [], [], Outbox(), room(BLOCK_S, rate)
-    outbox.close()  # so that it says when it is empty
-    one = engine.Engine(backend, [line.stream for line in lines.values()], scores.append)
+class Rig:
+    """Lines of the configuration's first stream, their rings, and what is behind the model; each method is a stage."""
 
-    def write(tick):
-        for i, ring in enumerate(rings):
+    def __init__(self, settings, backend, n_streams, rate, meter):
+        options = next(iter(settings.streams.values()))
+        settings = settings.model_copy(update={"streams": {f"mic{i}": options for i in range(n_streams)}})
+        self.lines = {name: build_line(settings, name, backend.spec, Stats()) for name in settings.streams}
+        self.rings = [Ring(20 * rate, round(BLOCK_S * rate)) for _ in self.lines]
+        self._scores, self._messages, self._outbox, self._block = [], [], Outbox(), room(BLOCK_S, rate)
+        self._outbox.close()  # so that it says when it is empty
+        for line, ring in zip(self.lines.values(), self.rings, strict=True):
+            clock = Clock(rate)
+            clock.anchor(0, time.monotonic())
+            line.stream.attach(ring, clock, "back_off")
+            line.stream.poll = meter.of("poll", line.stream.poll)
+        streams = [line.stream for line in self.lines.values()]
+        self.one = engine.Engine(backend, streams, self._scores.append)
+        self._runner = asyncio.Runner()
+
+    def write(self, tick):
+        for i, ring in enumerate(self.rings):
             if tick >= i % round(1 / BLOCK_S):  # so hops are complete at ten different moments of a second
-                ring.write(block)
+                ring.write(self._block)
 
-    def idle():
-        for _ in range(round(BLOCK_S / engine.IDLE_S) - 1):
-            one.step()
-
-    def step():
-        while one.step():
+    def engine(self, tick):
+        while self.one.step():
             pass
 
-    def report():
-        for output in scores:
-            messages.extend(lines[output.stream_id].reporter.report(output))
-        scores.clear()
+    def idle(self, tick):
+        for _ in range(round(BLOCK_S / engine.IDLE_S) - 1):
+            self.one.step()
 
-    async def sink():
-        while (message := await outbox.get()) is not None:
+    def rules(self, tick):
+        for output in self._scores:
+            self._messages.extend(self.lines[output.stream_id].reporter.report(output))
+        self._scores.clear()
+
+    def deliver(self, tick):
+        for message in self._messages:
+            self._outbox.put(message)
+        self._messages.clear()
+        self._runner.run(self._sink())
+
+    async def _sink(self):
+        while (message := await self._outbox.get()) is not None:
             to_json(message.payload)
-            outbox.ack(message)
+            self._outbox.ack(message)
 
-    def deliver():
-        for message in messages:
-            outbox.put(message)
-        messages.clear()
-        runner.run(sink())
+    def close(self):
+        self._runner.close()
 
-    jobs = {"engine": step, "idle": idle, "rules": report, "deliver": deliver}
-    jobs = [meter.of(stage, job) for stage, job in jobs.items()]
-    with asyncio.Runner() as runner:
-        for tick in range(round((SETTLE_S + seconds) / BLOCK_S)):
-            if tick == round(SETTLE_S / BLOCK_S):
-                meter.took_s = dict.fromkeys(meter.took_s, 0.0)
-            meter.of("write", write)(tick)
-            for job in jobs:
-                job()
+
+def cost(settings, backend, n_streams, seconds, rate):
+    """Milliseconds of CPU per stream and second of sound, by stage."""
+    meter = Meter()
+    infer, backend.infer = backend.infer, meter.of("model", backend.infer)
+    rig = Rig(settings, backend, n_streams, rate, meter)
+    stages = [meter.of(stage, getattr(rig, stage)) for stage in ("write", "engine", "idle", "rules", "deliver")]
+    for tick in range(round((SETTLE_S + seconds) / BLOCK_S)):
+        if tick == round(SETTLE_S / BLOCK_S):
+            meter.took_s = dict.fromkeys(meter.took_s, 0.0)
+        for stage in stages:
+            stage(tick)
+    rig.close()
     backend.infer = infer
     return {stage: 1e3 * meter.took_s[stage] / (n_streams * seconds) for stage in (*STAGES, "model")}
 
@@ -145,7 +158,8 @@ def floor_ms(rate):
     ms = median_ms(OnlineFbank(FbankSpec(), 1024).accept, room(1))
     if rate == RATE:
         return ms
-    return ms + median_ms(soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ").resample_chunk, room(1, rate))
+    resampler = soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ")
+    return ms + median_ms(resampler.resample_chunk, room(1, rate))
 
 
 def median_ms(function, *args):
@@ -259,6 +273,7 @@ def main():
     starter = edges.build_backend(settings)
     starter.warmup()
     figures = costs(settings, starter, quick=quick) + load(starter.spec, quick=quick) + batches(starter, quick=quick)
+    figures += gate(settings, starter, quick=quick)
     finish("engine", figures)
 
 

@@ -22,9 +22,9 @@ from streamer.stats import Stats
 from streamer.stream import Stream
 
 log = logging.getLogger(__name__)
-IDLE_S = 0.01  # between polls when nothing is ready: well under the shortest hop worth having
+IDLE_S = 0.005  # between polls when nothing is ready: of all that a window waits for, a part too small to notice
 DRAIN_S = 1.5  # at stop: half of it to begin scoring what is queued, half to finish the last pass
-PASS_S = 0.1  # for so much work windows share a pass: all but the last of them wait for it, and what came since as well
+PASS_S = 0.03  # for so much work windows share a pass, in which each waits for all: a GPU is faster for it, a CPU isn't
 MOST = 64  # windows in a pass: what a GPU gains with more is little
 FIRST = 4  # windows in the first pass, before anything is known of the model
 
