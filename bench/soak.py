@@ -214,7 +214,7 @@ def drift(name, events, sources, hop_s, seconds):
             worst_utc_s = max(worst_utc_s, abs(utc_s - true_s))
         drift_s = max(drift_s, abs(off_s - (starts[0]["onset_s"] - EVERY_S / 2)))
     print(f"  tones: {n_tones - missing} of {n_tones} told; onsets off by {worst_s:.3f} s at most, the last one "
-          f"{drift_s:.3f} s more than the first; their UTC off from the true time by {1e3 * worst_utc_s:.1f} ms at most")
+          f"{drift_s:.3f} s more than the first; their UTC off from the truth by {1e3 * worst_utc_s:.1f} ms at most")
     return [
         figure(f"{name}_tones_missed", abs(missing), "events", 0),
         figure(f"{name}_onset_error", round(worst_s, 3), "s", hop_s),

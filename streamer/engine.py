@@ -36,7 +36,8 @@ class Engine:
         backend: runs the model.
         streams: those that wait longest are polled first, so none starves another.
         deliver: takes every output, in the thread that steps.
-        stats: gets counts and times, and `hop_factor`: how many hops lie between two looks at streams that back off.
+        stats: gets counts; the times that windows waited for their turn (`queue`) and the model took (`infer`); and
+            `hop_factor`, how many hops there are from one look to the next at streams that back off.
         clock: monotonic seconds.
     """
 
@@ -83,24 +84,27 @@ class Engine:
         return True
 
     def _collect(self, now: float) -> list[tuple[Stream, Window | SegmentEnd]]:
-        """What streams have to give: first those that wait longest, where none has a claim to two windows a hop."""
-        waiting = [
-            (max(min(due, now), last + stream.hop_s), i, stream)
-            for i, (stream, last) in enumerate(self._served.items())
-            if (due := stream.due()) is not None
-        ]
-        waiting.sort()
+        """What streams have to give, first those that wait longest, and as many windows as fit into a pass."""
+        dues = [(stream, due) for stream in self._served if (due := stream.due()) is not None]
+        waiting = sorted(dues, key=lambda pair: self._since(pair[0], pair[1], now))
         most = min(MOST, max(1, round(PASS_S / self._window_s)))
         ready, n_heard = [], 0
-        for *_, stream in waiting:
+        for stream, _ in waiting:
             if n_heard == most:
                 break
-            if (output := stream.poll()) is not None:
-                ready.append((stream, output))
-                del self._served[stream]
-                self._served[stream] = now  # it goes to the end of the queue
-                n_heard += isinstance(output, Window) and not output.is_gated
+            if (output := stream.poll()) is None:
+                continue
+            ready.append((stream, output))
+            del self._served[stream]
+            self._served[stream] = now  # it goes to the end of the queue
+            if isinstance(output, Window):
+                n_heard += not output.is_gated
+                self._stats.observe_ms("queue", max(0.0, now - stream.captured(output.end)) * 1e3)
         return ready
+
+    def _since(self, stream: Stream, due: float, now: float) -> float:
+        """Since when it waits. Nobody has a claim to two windows a hop, however many wait; to be read, any time."""
+        return due if due == -math.inf else max(min(due, now), self._served[stream] + stream.hop_s)
 
     def _score(self, windows: list[Window]) -> list[Scores]:
         heard = [window.fbank for window in windows if not window.is_gated]

@@ -118,16 +118,17 @@ def test_gated_windows_score_zero_without_the_model() -> None:
 
 
 class Rush:
-    """Live streams in front of a model that needs `window_s` for each window, in a time of their own."""
+    """Live streams, of hops of 0.1 s and `others_s`, whose model needs `window_s` a window, in a time of their own."""
 
-    def __init__(self, n_streams: int, window_s: float, late: Late = "back_off", hop_s: float = 0.1) -> None:
+    def __init__(self, n_streams: int, window_s: float, late: Late = "back_off", *others_s: float) -> None:
         self.now = 0.0
         self.window_s = window_s
         self.stats = Stats()
-        self.waits: dict[str, list[float]] = {f"mic{i}": [] for i in range(n_streams)}
+        hops_s = {f"mic{i}": hop_s for i, hop_s in enumerate((0.1,) * n_streams + others_s)}
+        self.waits: dict[str, list[float]] = {name: [] for name in hops_s}
         self.hops: dict[str, list[int]] = {name: [] for name in self.waits}
         self.backend = FakeBackend(SPEC, self._hear)
-        self.streams = {name: Stream(name, SPEC, hop_s, stats=self.stats) for name in self.waits}
+        self.streams = {name: Stream(name, SPEC, hop_s, stats=self.stats) for name, hop_s in hops_s.items()}
         self.rings = {name: Ring(20 * 16000, 1600) for name in self.waits}
         for name, stream in self.streams.items():
             clock = Clock(16000, lambda: self.now)
@@ -189,6 +190,13 @@ def test_a_pass_holds_as_many_windows_as_its_time_allows() -> None:
         assert rush.backend.batches[0] == 4, "nothing is known of the model yet"
     assert max(fast.backend.batches) == 10
     assert set(slow.backend.batches[10:]) == {1}
+
+
+def test_no_ring_overflows_behind_a_hop_that_is_longer_than_it() -> None:
+    rush = Rush(6, 0.1, "latest", 30.0)
+    rush.live(70)
+    assert "overruns" not in rush.stats.snapshot()
+    assert len(rush.waits["mic6"]) == 2
 
 
 def test_what_may_lose_nothing_loses_nothing() -> None:
