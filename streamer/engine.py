@@ -2,7 +2,7 @@
 
 In: windows polled from streams. Out: `Scores` and `SegmentEnd`, handed to a callback in the order of each stream.
 While a pass runs other streams become ready, so batches form under load with no timer. Under more load than the model
-bears, the stream that waits longest is next, each looks at its newest sound, and those that may look less often.
+bears the stream that waits longest comes first, each gives its newest sound, and those that may give some less often.
 """
 
 import logging
@@ -136,13 +136,13 @@ class Engine:
         self._stats.gauge("hop_factor", factor)
         for stream in self._streams:
             stream.slow_down(factor)
+        hops = f"hops are {factor} times as long" if factor > 1 else "hops are as configured"
         if self._pace.is_short:
-            log.warning("the model can't keep up, even with hops %d times as long: windows are skipped", factor)
+            log.warning("the model can't keep up: %s, and that is not enough, windows are skipped", hops)
         elif factor > before:
-            log.warning("the model can't keep up: hops are %d times as long now", factor)
+            log.warning("the model can't keep up: %s from now on", hops)
         else:
-            hops = f"{factor} times as long" if factor > 1 else "as configured"
-            log.warning("the model keeps up again: hops are %s", hops)
+            log.warning("the model keeps up again: %s", hops)
 
     def start(self, on_failure: Callable[[BaseException], None]) -> None:
         """Step in a thread of its own; `on_failure` is called from there if the model breaks."""

@@ -221,7 +221,7 @@ def test_hops_grow_under_load_and_shrink_after_it(caplog: pytest.LogCaptureFixtu
     rush.live(2)
     assert {hop for hops in rush.hops.values() for hop in hops} == {HOP}
     assert caplog.messages == [
-        "the model can't keep up: hops are 2 times as long now",
+        "the model can't keep up: hops are 2 times as long from now on",
         "the model keeps up again: hops are as configured",
     ]
 
@@ -231,8 +231,8 @@ def test_a_model_that_is_too_slow_for_the_longest_hop_is_told_once(caplog: pytes
     rush.live(120)
     assert rush.hop_factor == 2
     assert caplog.messages == [
-        "the model can't keep up: hops are 2 times as long now",
-        "the model can't keep up, even with hops 2 times as long: windows are skipped",
+        "the model can't keep up: hops are 2 times as long from now on",
+        "the model can't keep up: hops are 2 times as long, and that is not enough, windows are skipped",
     ]
 
 
