@@ -130,7 +130,7 @@ class Engine:
         looks = [(stream, window) for stream, window in ready if isinstance(window, Window) and stream.gives_way]
         n_late = sum(stream.is_overdue(window) for stream, window in looks)
         before = self._pace.factor
-        if not self._pace.note(self._clock(), each_s * len(looks), n_late):
+        if not self._pace.note(self._clock(), each_s * len(looks), len(looks), n_late):
             return
         factor = self._pace.factor
         self._stats.gauge("hop_factor", factor)

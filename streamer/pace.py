@@ -5,6 +5,7 @@ It slows down quickly and comes back slowly, and more slowly each time that prov
 """
 
 PERIOD_S = 5.0  # the model is judged by so long at a time; two bad periods in a row are no hiccup of the machine
+LATE = 0.1  # of the windows: fewer are lost to other programs, and less than a longer hop would lose
 BUSY = 0.5  # share of the time under which lateness isn't the model's: some drivers deliver in large lumps
 ROOM = 0.7  # a shorter hop is tried if the model will then be busy for no more than this share of the time
 REST_S = 30.0  # of calm before that: the noise of one evening is one overload, not twenty
@@ -27,15 +28,16 @@ class Pace:
         self._began: float | None = None  # of this period
         self._calm_since = 0.0
         self._busy_s = 0.0
-        self._n_late = 0
+        self._n_windows = self._n_late = 0
 
-    def note(self, now: float, busy_s: float, n_late: int) -> bool:
+    def note(self, now: float, busy_s: float, n_windows: int, n_late: int) -> bool:
         """Take note of what happened until `now`, in seconds of a monotonic clock.
 
         Args:
             now: never earlier than the last time.
             busy_s: seconds worked for streams that slow down, since the last time.
-            n_late: windows of theirs that came after one or more was skipped.
+            n_windows: of theirs.
+            n_late: those of them that came after one or more was skipped.
 
         Returns:
             Whether `factor` or `is_short` changed.
@@ -43,17 +45,18 @@ class Pace:
         if self._began is None:
             self._began = self._calm_since = now
         self._busy_s += busy_s
+        self._n_windows += n_windows
         self._n_late += n_late
         passed_s = now - self._began
         if passed_s < PERIOD_S:
             return False
         before = self.factor, self.is_short
         self._judge(now, self._busy_s / passed_s)
-        self._began, self._busy_s, self._n_late = now, 0.0, 0
+        self._began, self._busy_s, self._n_windows, self._n_late = now, 0.0, 0, 0
         return before != (self.factor, self.is_short)
 
     def _judge(self, now: float, load: float) -> None:
-        is_late = self._n_late > 0 and load >= BUSY
+        is_late = load >= BUSY and self._n_late >= LATE * self._n_windows
         if is_late or (self.factor > 1 and 2 * load > ROOM):
             self._calm_since = now
         if is_late and self._was_late:

@@ -4,16 +4,18 @@ import pytest
 
 from streamer.pace import PERIOD_S, Pace
 
-LOADS = {"L": 1.0, "#": 0.6, ".": 0.2, "l": 0.2}  # share of the time the model is busy; L, l: and windows are skipped
+# Share of the time that the model is busy, and of windows that come after skipped ones.
+KINDS = {"L": (1.0, 0.5), "#": (0.6, 0.0), ".": (0.2, 0.0), "!": (0.6, 0.05), "l": (0.2, 0.5)}
 
 
 def drive(pace: Pace, periods: str, begin: int = 0) -> str:
     """The factor after each period."""
     if not begin:
-        pace.note(0.0, 0.0, 0)
+        pace.note(0.0, 0.0, 0, 0)
     factors = []
     for i, kind in enumerate(periods, begin + 1):
-        pace.note(i * PERIOD_S, LOADS[kind] * PERIOD_S, kind in "Ll")
+        load, late = KINDS[kind]
+        pace.note(i * PERIOD_S, load * PERIOD_S, 100, round(100 * late))
         factors.append(str(pace.factor))
     return "".join(factors)
 
@@ -22,6 +24,7 @@ def drive(pace: Pace, periods: str, begin: int = 0) -> str:
     ("..........",         "1111111111"),
     ("####################", "1" * 20),           # busy, but never late
     ("L.L.L.L.",           "11111111"),           # hiccups
+    ("!!!!!!!!",           "11111111"),           # skipping a few costs less than a longer hop
     ("llllllll",           "11111111"),           # whose fault it is, it isn't the model's
     ("LL",                 "12"),
     ("LLLL",               "1224"),               # each hop is given two periods
@@ -53,10 +56,10 @@ def test_a_return_that_proves_right_is_forgotten() -> None:
 
 def test_it_flaps_ever_more_rarely_under_a_load_that_only_longer_hops_bear() -> None:
     pace, changes, before = Pace(4), 0, 1
-    pace.note(0.0, 0.0, 0)
+    pace.note(0.0, 0.0, 0, 0)
     for i in range(1, round(24 * 3600 / PERIOD_S)):
         is_late = pace.factor == 1
-        pace.note(i * PERIOD_S, (1.0 if is_late else 0.3) * PERIOD_S, is_late)
+        pace.note(i * PERIOD_S, (1.0 if is_late else 0.3) * PERIOD_S, 10, 10 * is_late)
         changes += pace.factor != before
         before = pace.factor
     assert changes < 2 * 24 * 3600 / 600 + 12
@@ -64,8 +67,8 @@ def test_it_flaps_ever_more_rarely_under_a_load_that_only_longer_hops_bear() -> 
 
 def test_it_says_when_not_even_the_longest_hop_is_enough() -> None:
     pace = Pace(2)
-    pace.note(0.0, 0.0, 0)
-    said = [(pace.note(i * PERIOD_S, PERIOD_S, 1), pace.factor, pace.is_short) for i in range(1, 7)]
+    pace.note(0.0, 0.0, 0, 0)
+    said = [(pace.note(i * PERIOD_S, PERIOD_S, 1, 1), pace.factor, pace.is_short) for i in range(1, 7)]
     assert said == [
         (False, 1, False), (True, 2, False),
         (False, 2, False), (True, 2, True),
