@@ -17,6 +17,7 @@ Batch: how many windows a second the starter does on this machine, by windows in
 
 import argparse
 import asyncio
+import logging
 import statistics
 import sys
 import time
@@ -269,6 +270,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="less sound")
     quick = parser.parse_args().quick
+    logging.getLogger("streamer").setLevel(logging.ERROR)  # what it says of the load is in the table
     settings = cli_shared.settings_of(argparse.Namespace(config=None, model=None))
     starter = edges.build_backend(settings)
     starter.warmup()
