@@ -57,6 +57,7 @@ class App:
         self._stop = asyncio.Event()
         self._reason = Reason.STOP
         self._keeps_backend = False
+        self._asked = 0.0  # when to stop, the last time
         self._supervisors = {name: self._supervisor(name) for name in settings.streams}
         self.journal = self._make_journal()
         self.orders = Orders(settings, self._supervisors, self._put, self.journal)
@@ -90,8 +91,11 @@ class App:
         return StreamRules(name, self._supervisors[name].line.rules, tunable)
 
     def stop(self, reason: Reason = Reason.STOP, *, keep_backend: bool = False) -> None:
-        """Let `run` come to its end; events that are open end for `reason`, and the model may be left to another."""
-        self._reason, self._keeps_backend = reason, keep_backend
+        """Let `run` come to its end; events that are open end for `reason`.
+
+        The model may be left to another: that waits until it is at rest, unless this is called again without.
+        """
+        self._reason, self._keeps_backend, self._asked = reason, keep_backend, time.monotonic()
         self._stop.set()
 
     async def run(self) -> None:
@@ -235,11 +239,12 @@ class App:
     ) -> None:
         """Sources, engine, rules, outboxes, sinks: each is given what the one before it had left."""
         log.info("stopping")
-        deadline = time.monotonic() + STOP_S
+        began = time.monotonic()
         for task in sources:
             task.cancel()
         await asyncio.wait(sources, timeout=RELEASE_S)
-        has_ended = await asyncio.to_thread(engine.stop)
+        has_ended = await asyncio.to_thread(engine.stop, lambda: self._keeps_backend and _is_at_work(engine))
+        began = time.monotonic() if self._keeps_backend else max(began, self._asked)
         if self._keeps_backend and not has_ended:
             self._fail(BackendError("the model hangs"))
         elif has_ended and not self._keeps_backend:
@@ -249,7 +254,7 @@ class App:
             supervisor.set_status(Status.OFFLINE)
             for message in supervisor.line.reporter.stop(self._reason):
                 self._put(message)
-        await self._close_sinks(sinks, deadline)
+        await self._close_sinks(sinks, began + STOP_S)
         for task in sources:
             task.cancel()  # again: one that still waits for a driver to let go
 
@@ -282,3 +287,8 @@ class App:
             self.stats.gauge("reconnects", sum(getattr(sink, "reconnects", 0) for sink in self._sinks.values()))
             self.stats.gauge("overflows", sum(supervisor.source.overflows for supervisor in self._supervisors.values()))
             self._put(Message("stats", self.stats.snapshot(), qos=0))
+
+
+def _is_at_work(engine: Engine) -> bool:
+    """Whether its pass in hand may still come to an end: a large batch on a slow CPU is no hang."""
+    return time.monotonic() - engine.stepped < STUCK_S

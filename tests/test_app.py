@@ -164,6 +164,72 @@ def test_a_model_that_hangs_ends_the_process(daemon, monkeypatch):
     may_go_on.set()
 
 
+# -- a model that is slower than a stop may take -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(daemon, monkeypatch):
+    """A daemon whose model takes until `may_go_on` for its first pass, and what happens meanwhile."""
+    monkeypatch.setattr("streamer.engine.DRAIN_S", 0.02)
+    is_busy, may_go_on = threading.Event(), threading.Event()
+
+    def hear(window):
+        is_busy.set()
+        may_go_on.wait(10)
+        return [9.0]
+
+    made, sink = daemon(FakeSource(NOISE, end=None), backend=FakeBackend(spec_of("Noise", window_frames=50), hear))
+
+    async def run(meanwhile):
+        running = asyncio.ensure_future(made.run())
+        try:
+            await until(is_busy.is_set)
+            made.stop(Reason.RELOAD, keep_backend=True)
+            await meanwhile(made, running, may_go_on)
+            await running
+        finally:
+            may_go_on.set()
+
+    return lambda meanwhile: asyncio.run(run(meanwhile)), sink
+
+
+def test_a_reload_waits_for_the_pass_in_hand(slow):
+    run, sink = slow
+
+    async def takes_longer_than_a_stop_may(made, running, may_go_on):
+        await asyncio.wait((running,), timeout=0.1)
+        assert not running.done()
+        may_go_on.set()
+
+    run(takes_longer_than_a_stop_may)
+    assert [event["end_reason"] for event in sink.of("room/event")] == [None, "reload"]
+
+
+def test_a_reload_that_finds_a_model_hanging_ends_the_process(slow, monkeypatch):
+    monkeypatch.setattr(app, "STUCK_S", 0.2)
+    run, _ = slow
+
+    async def hangs(made, running, may_go_on):
+        await asyncio.wait((running,), timeout=10)
+
+    with pytest.raises(BackendError, match=r"no answer|hangs"):
+        run(hangs)
+
+
+def test_a_stop_does_not_wait_for_what_a_reload_waits_for(slow):
+    run, sink = slow
+
+    async def is_told_to_stop(made, running, may_go_on):
+        await asyncio.wait((running,), timeout=0.1)
+        made.stop()
+        await asyncio.wait((running,), timeout=5)
+        assert running.done()
+
+    run(is_told_to_stop)
+    assert sink.phases("room") == []
+    assert sink.of("room/status")[-1] == "offline"
+
+
 @pytest.mark.parametrize("error", [SourceError("no such device"), OSError("too many open files")])
 def test_a_source_that_fails_is_tried_again_and_the_others_go_on(daemon, monkeypatch, caplog, error):
     monkeypatch.setattr(supervisor, "FIRST_WAIT_S", 0.01)
