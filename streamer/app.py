@@ -19,7 +19,7 @@ from streamer.errors import BackendError
 from streamer.journal import Journal, default_path
 from streamer.journal_file import Found
 from streamer.line import build_line
-from streamer.orders import Orders
+from streamer.orders import Command, Orders
 from streamer.outbox import Outbox
 from streamer.reporter import interrupted, status_message
 from streamer.rules.base import Tunable
@@ -65,6 +65,7 @@ class App:
         self._sinks = {name: edges.build_sink(config, site) for name, config in settings.sinks.items()}
         self.outboxes = {name: self._outbox(name) for name in self._sinks}
         self._inherited: dict[str, list[Message]] = {}
+        self._standing: list[Command] = []
         self._failure: BaseException | None = None
 
     def _make_journal(self) -> Journal | None:
@@ -122,7 +123,8 @@ class App:
                 wait.cancel()
 
     def succeed(self, before: "App") -> None:
-        """Take over what `before`, which has ended, could not deliver and this one won't find on the disk."""
+        """Take over what `before`, which has ended, was ordered, and could not deliver and is not on the disk."""
+        self._standing = before.orders.standing(self.settings)
         is_same_file = before.journal and self.journal and before.journal.path == self.journal.path
         for sink in self.outboxes.keys() & before.outboxes.keys():
             left = before.outboxes[sink].left
@@ -132,6 +134,7 @@ class App:
         for sink, messages in self._inherited.items():
             for message in messages:
                 self.outboxes[sink].put(message)
+        self.orders.go_on(self._standing)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()

@@ -88,6 +88,10 @@ class Reporter:
             self._awake_at[name] = self._heard_to
             yield from self._wake()
 
+    def snoozed(self) -> dict[str, float]:
+        """Rules that sleep, and for how many more seconds of sound."""
+        return {name: (at - self._heard_to) / self.info.sample_rate for name, at in self._awake_at.items()}
+
     def replace(self, name: str, rule: Rule) -> Iterator[Message]:
         """Go on with another rule of that name; what the old one has open ends."""
         yield from self._cut(name, Reason.RELOAD)

@@ -365,6 +365,31 @@ def test_a_successor_delivers_what_waits_in_memory(daemon, monkeypatch):
     assert sink.phases("room") == ["start", "end"]
 
 
+def test_a_successor_obeys_what_was_ordered(daemon):
+    before, told = daemon(FakeSource(NOISE, end=None), FakeSource(NOISE, end=None))
+    room = FakeSource(NOISE)
+    after, sink = daemon(room, FakeSource(NOISE))
+
+    async def run():
+        async with running(before):
+            await until(lambda: told.phases("room") and told.phases("hall"))
+            before.orders.take("room/listening/set", "OFF")
+            before.orders.take("room/noise/threshold/set", "0.7")
+            before.orders.take("hall/noise/snooze/set", "3600")
+        after.succeed(before)
+        async with running(after):
+            await until(lambda: "offline" in sink.of("hall/status"))
+
+    asyncio.run(run())
+    assert (room.n_opened, sink.of("room/status")) == (0, ["paused", "offline"])
+    assert sink.of("room/listening/state") == ["OFF"]
+    assert sink.of("hall/listening/state") == ["ON"]
+    assert sink.of("room/noise/threshold/state") == ["0.7"]
+    assert sink.of("hall/noise/threshold/state") == ["0.6"]
+    assert sink.phases("hall") == []
+    assert sink.of("hall/noise/state")[-1]["snoozed_until"] is not None
+
+
 def test_a_successor_finds_on_the_disk_what_waits_there(daemon, tmp_path, monkeypatch):
     on_disk = SETTINGS.replace("path: null", f"path: {tmp_path / 'outbox'}")
     monkeypatch.setattr(app, "STOP_S", 0.2)
