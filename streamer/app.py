@@ -9,14 +9,13 @@ import logging
 import time
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 from streamer import edges
 from streamer.backends.base import Backend
 from streamer.core import Message, Reason, Scores, SegmentEnd, Site, Status, StreamRules
 from streamer.engine import Engine
 from streamer.errors import BackendError
-from streamer.journal import Journal, default_path
+from streamer.journal import Journal, place_of
 from streamer.journal_file import Found
 from streamer.line import build_line
 from streamer.orders import Command, Orders
@@ -69,11 +68,8 @@ class App:
         self._failure: BaseException | None = None
 
     def _make_journal(self) -> Journal | None:
-        path = self.settings.outbox.path
-        if path is None:
-            return None
-        place = default_path(self.settings.node) if path == "auto" else Path(path).expanduser()
-        return Journal(place, self._adopt, self._wake)
+        place = place_of(self.settings)
+        return Journal(place, self._adopt, self._wake) if place else None
 
     def _outbox(self, sink: str) -> Outbox:
         options = self.settings.outbox

@@ -145,11 +145,13 @@ def labels(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> int:
     """Report every mistake of a configuration."""
     from streamer import config, edges
+    from streamer.journal import place_of
 
     if args.schema:
         print(json.dumps(config.schema(edges.edge_configs()), indent=2))
         return OK
     settings = shared.settings_of(args)
+    place_of(settings)
     print(config.effective(settings) if args.print else f"{shared.config_path(args)}: no mistakes")
     return OK
 

@@ -108,11 +108,12 @@ def events(args: argparse.Namespace) -> int:
 
 def _history(settings: "Settings", config: Path) -> Path:
     """The file of the first sink that keeps a history."""
+    from streamer.paths import expanded
     from streamer.sinks.sqlite import Config
 
     for sink in settings.sinks.values():
         if isinstance(sink, Config):
-            return Path(sink.path)
+            return expanded(sink.path)
     how = "add one, as 'sinks: {history: {type: sqlite, path: events.sqlite}}', or name a file with --db"
     raise ConfigError(f"{config}: no sink of type sqlite keeps a history; {how}")
 

@@ -18,11 +18,13 @@ from models.spec import ModelSpec
 from streamer.document import Document, KeyPath, read, unset_sentence
 from streamer.errors import ConfigError
 from streamer.mistakes import did_you_mean, validated
+from streamer.paths import expanded, misplaced
 from streamer.references import misfits, unwatchable
 from streamer.settings import ModelConfig, Name, Settings, StreamConfig
 
 EdgeConfig = Callable[[str, str], type[BaseModel]]
 SpecOf = Callable[[str], ModelSpec]
+NO_FILE = {"outbox": "auto", "sinks": "-"}  # what stands for a path and is none
 
 
 class UnknownType(LookupError):
@@ -66,7 +68,6 @@ def parse(text: str, name: str, edge_config: EdgeConfig, spec_of: SpecOf | None 
     shape = validated(Settings, check.document.data, check.document, ())
     check.backend()
     check.secrets()
-    check.outbox()
     check.keeping()
     check.topics()
     rules = {path[-1]: check.edge("rule", path) for path in check.entries("rules")}
@@ -75,6 +76,7 @@ def parse(text: str, name: str, edge_config: EdgeConfig, spec_of: SpecOf | None 
     for path in check.entries("streams"):
         check.changes(rules, path)
     check.sharing(sources, sinks)
+    check.files()
     unwatchable(check.document)
     if spec_of and (spec := check.spec(spec_of)):
         misfits(spec, check.document, default_hop_s=StreamConfig.model_fields["hop_s"].default)
@@ -135,11 +137,19 @@ class _Check:
         if "listening" in self.document.at(("rules",)):
             self.document.add(("rules", "listening"), "no name for a rule, as it stands in a topic of its stream")
 
-    def outbox(self) -> None:
-        """SQLite's own words for a folder are no help."""
-        path = self.document.at(("outbox",)).get("path")
-        if isinstance(path, str) and Path(path).expanduser().is_dir():
-            self.document.add(("outbox", "path"), f"'{path}' is a folder; name a file in it")
+    def files(self) -> None:
+        """What can't be written is told here; SQLite's own words for a folder are no help."""
+        for at in (("outbox", "path"), *(("sinks", name, "path") for name in self.document.at(("sinks",)))):
+            text = self.document.at(at[:-1]).get("path")
+            if not isinstance(text, str) or text == NO_FILE.get(at[0]):
+                continue
+            shown = self.document.written.get(at, text)
+            try:
+                said = misplaced(expanded(text, shown), shown)
+            except ConfigError as error:
+                said = str(error)
+            if said:
+                self.document.add(at, said)
 
     def keeping(self) -> None:
         """What outlives the process needs a file."""

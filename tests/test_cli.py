@@ -52,6 +52,20 @@ def test_check_reports_every_mistake_and_exits_2(tmp_path, capsys):
     assert "Did you mean 'onset_threshold'?" in mistakes[2]
 
 
+def test_check_knows_whether_events_can_be_kept(tmp_path, capsys, monkeypatch):
+    def nobody(uid):
+        raise KeyError(uid)
+
+    path = tmp_path / "config.yaml"
+    path.write_text("node: garage\nstreams: {mic: {source: {type: microphone}}}\n")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for name in ("STATE_DIRECTORY", "XDG_STATE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert cli.main(["check", "-c", str(path)]) == 2
+    said = "there is no home folder to keep events in; set outbox.path to a file, or to null"
+    assert capsys.readouterr().err == f"{path}:1: outbox.path: {said}\n"
+
+
 def test_check_knows_the_models_labels(tmp_path, capsys):
     path = tmp_path / "bad.yaml"
     path.write_text(

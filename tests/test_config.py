@@ -61,10 +61,20 @@ class Mqtt(Edge):
     tls: Tls | bool | None = None
 
 
+class Sqlite(Edge):
+    type: Literal["sqlite"] = "sqlite"
+    path: str
+
+
+class Jsonl(Edge):
+    type: Literal["jsonl"] = "jsonl"
+    path: str
+
+
 EDGES: dict[str, dict[str, type[BaseModel]]] = {
     "source": {"file": File, "microphone": Microphone, "stdin": Stdin},
     "rule": {"threshold": Threshold},
-    "sink": {"mqtt": Mqtt},
+    "sink": {"mqtt": Mqtt, "sqlite": Sqlite, "jsonl": Jsonl},
     "backend": {"local": ModelConfig},
 }
 
@@ -141,6 +151,18 @@ TOP = "node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\n{}\n"  
         (TOP, "outbox: {path: null}\nkeep_thresholds: true",
          "4: keep_thresholds: needs a file to keep them in; set outbox.path, or false here"),
         (TOP, "outbox: {max_events: 0}", "3: outbox.max_events: must be at least 1, not 0"),
+        (TOP, "outbox: {path: ~nobody-here/x}",
+         "3: outbox.path: '~nobody-here/x' lies in a home folder that is not there; write the path in full"),
+        (TOP, "outbox: {path: /usr}", "3: outbox.path: '/usr' is a folder; name a file in it"),
+        (TOP, f"outbox: {{path: {__file__}/x/y}}",
+         f"3: outbox.path: the parent of '{__file__}/x/y' is no folder; name a file in one"),
+        (SINK, "{type: sqlite, path: ~nobody-here/x}",
+         "4: sinks.mqtt.path: '~nobody-here/x' lies in a home folder that is not there; write the path in full"),
+        (SINK, "{type: sqlite, path: /usr}", "4: sinks.mqtt.path: '/usr' is a folder; name a file in it"),
+        (SINK, '{type: jsonl, path: "${FOLDER}"}',
+         "4: sinks.mqtt.path: '${FOLDER}' is a folder; name a file in it"),
+        (SINK, f"{{type: jsonl, path: {__file__}/x}}",
+         f"4: sinks.mqtt.path: the parent of '{__file__}/x' is no folder; name a file in one"),
         # types of edges
         (SOURCE, "{type: microfone}",
          f"4: streams.mic.source.type: unknown source 'microfone'; {SOURCES}. Did you mean 'microphone'?"),
@@ -149,7 +171,8 @@ TOP = "node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\n{}\n"  
         (SOURCE, "microphone", "4: streams.mic.source: must be a mapping, not 'microphone'"),
         (RULE, "a: {type: thresold, labels: [Bark]}",
          "4: rules.a.type: unknown rule 'thresold'; known: threshold. Did you mean 'threshold'?"),
-        (SINK, "{type: [mqtt]}", "4: sinks.mqtt.type: must name a sink; known: mqtt. Did you mean 'mqtt'?"),
+        (SINK, "{type: [mqtt]}",
+         "4: sinks.mqtt.type: must name a sink; known: mqtt, sqlite, jsonl. Did you mean 'mqtt'?"),
         (TOP, "model: {backend: locl}",
          "3: model.backend: unknown backend 'locl'; known: local. Did you mean 'local'?"),
         # values
@@ -245,6 +268,7 @@ def test_each_mistake_has_its_sentence(
     monkeypatch.setenv("WORD", "hush")
     monkeypatch.setenv("BIG", "70000")
     monkeypatch.setenv("LOW", "0.1")
+    monkeypatch.setenv("FOLDER", "/usr")
     assert mistakes_of(template.format(wrong)) == [f"c.yaml:{sentence}"]
 
 

@@ -35,7 +35,7 @@ LAYERS = (
     ("streamer.settings",),
     ("streamer.mistakes",),
     ("streamer.document",),
-    ("streamer.core", "streamer.payload"),
+    ("streamer.core", "streamer.payload", "streamer.paths"),
     ("streamer.errors",),
     ("models",),
 )
