@@ -163,6 +163,16 @@ TOP = "node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\n{}\n"  
          "4: sinks.mqtt.path: '${FOLDER}' is a folder; name a file in it"),
         (SINK, f"{{type: jsonl, path: {__file__}/x}}",
          f"4: sinks.mqtt.path: the parent of '{__file__}/x' is no folder; name a file in one"),
+        (TOP, "outbox: {path: ev}\nsinks: {a: {type: sqlite, path: ./x/../ev}}",
+         "4: sinks.a.path: the same file as outbox.path; give each a file of its own"),
+        (TOP, "outbox: {path: ev}\nsinks: {a: {type: jsonl, path: ev}}",
+         "4: sinks.a.path: the same file as outbox.path; give each a file of its own"),
+        (SINK, "{type: sqlite, path: ev}\n  b: {type: sqlite, path: ev}",
+         "5: sinks.b.path: the same file as sinks.mqtt.path; give each a file of its own"),
+        (SINK, "{type: jsonl, path: ev}\n  b: {type: sqlite, path: ev}",
+         "5: sinks.b.path: the same file as sinks.mqtt.path; give each a file of its own"),
+        (SINK, "{type: sqlite, path: ~/.local/state/streamer/outbox-garage.sqlite}",
+         "4: sinks.mqtt.path: the same file as outbox.path; give each a file of its own"),
         # types of edges
         (SOURCE, "{type: microfone}",
          f"4: streams.mic.source.type: unknown source 'microfone'; {SOURCES}. Did you mean 'microphone'?"),
@@ -269,6 +279,8 @@ def test_each_mistake_has_its_sentence(
     monkeypatch.setenv("BIG", "70000")
     monkeypatch.setenv("LOW", "0.1")
     monkeypatch.setenv("FOLDER", "/usr")
+    for name in ("STATE_DIRECTORY", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
     assert mistakes_of(template.format(wrong)) == [f"c.yaml:{sentence}"]
 
 
@@ -292,6 +304,15 @@ def test_each_mistake_has_its_sentence(
 )
 def test_each_broken_file_has_its_sentence(text: str, sentence: str) -> None:
     assert mistakes_of(text) == [f"c.yaml:{sentence}"]
+
+
+@pytest.mark.parametrize("sinks", [
+    "{a: {type: jsonl, path: ev}, b: {type: jsonl, path: ev}}",
+    "{a: {type: jsonl, path: '-'}, b: {type: jsonl, path: '-'}}",
+    "{a: {type: sqlite, path: ev}, b: {type: sqlite, path: ev2}}",
+])  # fmt: skip
+def test_files_that_do_not_harm_each_other(sinks: str) -> None:
+    assert settings_of(TOP.format(f"outbox: {{path: null}}\nsinks: {sinks}")).sinks.keys() == {"a", "b"}
 
 
 def test_all_mistakes_at_once_in_the_order_of_the_file() -> None:
