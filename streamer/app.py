@@ -31,9 +31,10 @@ BROKEN_S = 15.0  # a sink with a mistake of ours in it: rarely enough to keep th
 STATS_S = 30.0
 OPEN_S = 3.0  # for the outbox's file, at the start; a broken one is read through in less
 STUCK_S = 120.0  # the largest batch of the largest model takes half a minute on a slow CPU
-STOP_S = 4.1  # from a signal to the end of the sinks; service managers and people are promised 5 s for it all
-LAST_WORD_S = 1.5  # of it: for sinks that were cut off to say `offline`
-RELEASE_S = 1.0  # of it: for sources to let go of their devices
+STOP_S = 3.1  # from a signal to the end of the sinks: 5 s are promised for it all, also where a busy machine runs late
+RELEASE_S = 0.6  # of it: for sources to let go of their devices; then the engine drains
+DELIVER_S = 0.1  # of it: for sinks to deliver, even where sources and engine took all they may
+LAST_WORD_S = 0.9  # of it: for sinks that were cut off to say `offline`
 
 
 class App:
@@ -263,7 +264,7 @@ class App:
             outbox.close()
         if not sinks:
             return
-        await asyncio.wait(sinks.values(), timeout=max(0.1, deadline - time.monotonic() - LAST_WORD_S))
+        await asyncio.wait(sinks.values(), timeout=max(DELIVER_S, deadline - time.monotonic() - LAST_WORD_S))
         for name, task in sinks.items():
             if task.cancel() and self.outboxes[name].pending:
                 fate = "wait on disk" if self.journal and not self.journal.is_failing else "were not delivered"

@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from streamer import app, config, edges, journal_file, supervisor
+from streamer import app, config, edges, engine, journal, journal_file, supervisor
 from streamer.core import Reason, StreamRules
 from streamer.errors import BackendError, CommandError, SourceError
 from streamer.outbox import is_event
+from streamer.sinks import _mqtt_connect
 from tests.fakes import FakeBackend, FakeSource, loudness, spec_of
 
 SETTINGS = """
@@ -417,6 +418,12 @@ def test_a_sink_that_broke_gets_again_what_it_had_in_its_hands(daemon, monkeypat
     monkeypatch.setattr(sink, "run", run)
     asyncio.run(made.run())
     assert sink.phases("room") == ["start", "end"]
+
+
+def test_all_that_may_be_slow_at_a_stop_leaves_a_second_of_the_five_that_are_promised():
+    assert round(app.RELEASE_S + engine.DRAIN_S + app.DELIVER_S + app.LAST_WORD_S, 3) <= app.STOP_S
+    assert 2 * _mqtt_connect.FAREWELL_S < app.LAST_WORD_S, "both answers of a broker that is frozen"
+    assert app.STOP_S + journal.CLOSE_S <= 4
 
 
 def test_it_stops_while_it_waits_for_a_disk_that_hangs(daemon, tmp_path, monkeypatch):
