@@ -423,7 +423,9 @@ asyncio.run(main())
         assert other.stdout.readline() == "open\n"
         live(path, life)
     assert len(rows(path)) == 1
-    assert caplog.messages[0].startswith(f"{path}: another program holds the file; close it there; events wait in mem")
+    advice = "close it there, or, if that is another streamer, give each its own node or outbox.path"
+    said = f"{path}: another program holds the file; {advice}; events wait in memory"
+    assert caplog.messages[0].startswith(said)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
