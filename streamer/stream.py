@@ -7,8 +7,10 @@ has ended is drained to its last sample before the next one begins.
 import logging
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -62,6 +64,7 @@ class Stream:
         self.spec = spec
         self._hop_frames = round(hop_s * spec.fbank.sample_rate / spec.fbank.frame_hop)
         self._gate_dbfs = -np.inf if gate_dbfs is None else gate_dbfs
+        self.wake: Callable[[], None] | None = None  # called, by any thread, when it is worth while to poll
         self._stats = stats or Stats()
         self._waiting: deque[tuple[Ring, Clock, Late]] = deque()
         self._pieces: deque[Piece] = deque(maxlen=MAX_PIECES)
@@ -110,12 +113,22 @@ class Stream:
                     return window
                 self._stats.count("skipped")
             elif not self._read():
-                return self._finish() if self._is_drained else None
+                if self._is_drained:
+                    return self._finish()
+                self._wait()
+                return None
+
+    def _wait(self) -> None:
+        """Be woken when the ring holds what the next hop needs; too early, and so once more, if filters hold back."""
+        assert self._ring is not None
+        missing = (self._needed - len(self._samples)) * self._clock.sample_rate / self.spec.fbank.sample_rate
+        self._ring.wanted = self._read_to + ceil(missing)
 
     def _begin(self) -> bool:
         if not self._waiting:
             return False
         self._ring, self._clock, self._late = self._waiting.popleft()
+        self._ring.wake = self.wake
         self._read_to = 0
         self._start_piece()
         return True
