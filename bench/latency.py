@@ -19,6 +19,9 @@ What is timed begins when the last sample that a hop needs was captured. Stages,
 
 The stamps are taken around the daemon's own methods, from outside. Hops of the first 2 s, while sinks connect, are left
 out. Percentiles by nearest rank; a percentile of the sum is no sum of percentiles.
+
+Beside it, in the same run: the client library (aiomqtt) alone publishing such events to the same subscriber, and one
+flush of the disk. With the block, which is the source's, they are the floor under all but the model.
 """
 
 import argparse
@@ -37,6 +40,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from delivery import flush_ms
 from figures import figure, finish
 
 from streamer import config, edges
@@ -53,6 +57,7 @@ from tests.integration.broker import Broker
 STAGES = ("block", "queue", "features", "model", "rules", "outbox", "network")
 GOAL_MS = 15.0  # p99 of all stages but the model
 SETTLE_S = 2.0
+N_ALONE = 100  # events, at 50 a second
 HOPS = {1.0: 105.0, 0.25: 63.0}  # hop: how long it is listened to, s
 PROBE = {"type": "threshold", "labels": "any", "onset_threshold": 1e-6, "offset_threshold": 1e-6}
 
@@ -161,8 +166,20 @@ async def subscribe(port, received):
                 received[payload["seq"]] = now
 
 
+async def alone(port, received):
+    """Milliseconds from publish to reception of events that the client library publishes by itself."""
+    sent = {}
+    async with aiomqtt.Client("127.0.0.1", port) as client:
+        for seq in range(N_ALONE):
+            payload = json.dumps({"rule": "probe", "seq": -1 - seq, "padding": "x" * 600})  # as long as an event
+            sent[-1 - seq] = time.monotonic()
+            await client.publish("streamer/bench/mic/event", payload, qos=1)
+            await asyncio.sleep(0.02)
+    return [(received[seq] - at) * 1e3 for seq, at in sent.items() if seq in received]
+
+
 async def measured(folder, hop_s, seconds):
-    """Milliseconds of each stage, a row for each hop; and how many messages never came."""
+    """Milliseconds of each stage, a row for each hop; how many messages never came; the client library alone."""
     received = {}
     soundfile.write(folder / "scene.wav", scene(seconds), RATE)
     with Broker(folder) as broker:
@@ -172,13 +189,14 @@ async def measured(folder, hop_s, seconds):
         if await process.wait():
             raise SystemExit(f"latency: the daemon ended with {process.returncode}")
         await asyncio.sleep(0.5)  # the last ones are on their way
+        bare = await alone(broker.port, received)
         listening.cancel()
         await asyncio.wait([listening])
     stamps = json.loads((folder / "stamps.json").read_text())
     hops = [hop | {"network": received.get(int(seq))} for seq, hop in stamps.items() if hop["end_s"] > SETTLE_S]
     came = [hop for hop in hops if hop["network"]]
     pairs = list(pairwise(("captured", *STAGES)))
-    return [{to: (hop[to] - hop[start]) * 1e3 for start, to in pairs} for hop in came], len(hops) - len(came)
+    return [{to: (hop[to] - hop[start]) * 1e3 for start, to in pairs} for hop in came], len(hops) - len(came), bare
 
 
 def percentiles(values):
@@ -215,8 +233,14 @@ def main():
     figures = []
     for hop_s, seconds in HOPS.items():
         with tempfile.TemporaryDirectory() as folder:
-            rows, n_lost = asyncio.run(measured(Path(folder), hop_s, seconds / 3 if args.quick else seconds))
+            rows, n_lost, bare = asyncio.run(measured(Path(folder), hop_s, seconds / 3 if args.quick else seconds))
+            floor_ms = flush_ms(Path(folder))
         figures += report(hop_s, rows, n_lost)
+    p50, _, p99 = percentiles(bare)
+    print(f"\naiomqtt alone, from publish to reception: p50 {p50:.2f}, p99 {p99:.2f} ms")
+    print(f"one flush of the disk: {floor_ms:.2f} ms")
+    figures += [figure("aiomqtt_alone_p50", round(p50, 2), "ms"), figure("aiomqtt_alone_p99", round(p99, 2), "ms")]
+    figures.append(figure("disk_flush", round(floor_ms, 2), "ms"))
     finish("latency", figures)
 
 
