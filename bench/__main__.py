@@ -22,9 +22,10 @@ HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "performance.md"
 MARKERS = ("<!-- figures: made by `make bench` -->", "<!-- end of figures -->")
 DEFAULT = {  # with their options
-    "features": (), "forward_cpu": (), "engine": (), "latency": (), "soak": ("--quick",), "delivery": (), "parity": (),
+    "features": (), "forward_cpu": (), "engine": (), "gate": (), "latency": (), "soak": ("--quick",), "delivery": (),
+    "parity": (),
 }  # fmt: skip
-BY_NAME = ("forward_gpu", "clips", "finetune")  # need a GPU, recordings, or hours; so does soak, which is run in full
+BY_NAME = ("forward_gpu", "clips", "finetune")  # they need a GPU, recordings, or hours, as all of soak does
 KNOWN = (*DEFAULT, *BY_NAME)
 LIMIT_S = 4 * 3600.0  # for one bench: finetune takes an hour and a half
 
