@@ -136,7 +136,11 @@ class Trial:
         self._reference: Batch | None = None
 
     def run(self, backend: str, dtype: str) -> Form:
-        """Time one form; one that this machine, or installation, can't have says why."""
+        """Time one form; one that this machine, or installation, can't have says why.
+
+        Raises:
+            ConfigError, CheckpointError, BackendError: it is the first, and there is nothing to compare others with.
+        """
         try:
             loaded = self._load(backend, dtype)
             loaded.warmup()
@@ -145,6 +149,8 @@ class Trial:
         except ValidationError as error:
             return Form(backend, dtype, {}, why=_clause(str(error.errors()[0]["msg"])))
         except (StreamerError, ModelError, ImportError) as error:
+            if self._reference is None:
+                raise
             return Form(backend, dtype, {}, why=_clause(str(error)))
         return form
 

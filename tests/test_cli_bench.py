@@ -97,6 +97,17 @@ def test_a_form_that_cannot_be_had_says_why_and_stops_no_other(
     assert "ghost float32           not here: No module named 'streamer.backends.ghost'\n" in out
 
 
+def test_a_model_that_cannot_run_at_all_is_a_mistake(
+    small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(settings):
+        raise ConfigError("config.yaml:9: model.device: 'cuda' is not there; write 'cpu' or 'auto'")
+
+    monkeypatch.setattr(edges, "build_backend", refuse)
+    assert cli.main(["bench", "--model", str(small)]) == 2
+    assert "write 'cpu' or 'auto'" in capsys.readouterr().err
+
+
 def form(dtype: str, one_ms: float, four_ms: float, difference: float) -> Form:
     return Form("local", dtype, {1: one_ms, 4: four_ms}, difference)
 
