@@ -22,7 +22,7 @@ from streamer.stats import Stats
 from streamer.stream import Stream
 
 log = logging.getLogger(__name__)
-IDLE_S = 0.005  # between polls when nothing is ready: of all that a window waits for, a part too small to notice
+IDLE_S = 0.1  # until streams are polled unasked: they wake the engine, but for the first sound of an opening
 DRAIN_S = 1.5  # at stop: half of it to begin scoring what is queued, half to finish the last pass
 PASS_S = 0.03  # for so much work windows share a pass, in which each waits for all: a GPU is faster for it, a CPU isn't
 MOST = 64  # windows in a pass: what a GPU gains with more is little
@@ -63,6 +63,9 @@ class Engine:
         self.busy_s = 0.0  # time spent scoring
         self.stepped = clock()  # when the last step began: long ago means that the model hangs
         self._stop = threading.Event()
+        self._woken = threading.Event()
+        for stream in self._streams:
+            stream.wake = self._woken.set
         self._is_abandoned = False
         self._thread: threading.Thread | None = None
 
@@ -167,6 +170,7 @@ class Engine:
             Whether it ended; if not, the model is still at work, and nothing of it will be delivered any more.
         """
         self._stop.set()
+        self._woken.set()
         if self._thread is None:
             return True
         self._thread.join(DRAIN_S)
@@ -177,8 +181,9 @@ class Engine:
 
     def _loop(self) -> None:
         while not self._stop.is_set():
+            self._woken.clear()  # before the step: what comes while it looks wakes it again
             if not self.step():
-                self._stop.wait(IDLE_S)
+                self._woken.wait(IDLE_S)
         deadline = time.monotonic() + DRAIN_S / 2
         while time.monotonic() < deadline and self.step():
             pass

@@ -8,6 +8,7 @@ import logging
 import math
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -71,6 +72,7 @@ class Stream:
         self.most_stride = 1 << max(0, (spec.window_frames // (LOOKS * self._hop_frames)).bit_length() - 1)
         self._stride = 1
         self._gate_dbfs = -np.inf if gate_dbfs is None else gate_dbfs
+        self.wake: Callable[[], None] | None = None  # called, by any thread, when it is worth while to poll
         self._stats = stats or Stats()
         self._waiting: deque[tuple[Ring, Clock, Late]] = deque()
         self._pieces: deque[Piece] = deque(maxlen=MAX_PIECES)
@@ -137,6 +139,7 @@ class Stream:
         if self._ring is not None:
             missing = self._needed - len(self._samples)
             self._missing = math.ceil(missing * self._clock.sample_rate / self.spec.fbank.sample_rate)
+            self._ring.wanted = self._read_to + min(self._missing, self._lump)  # from then on `due` has news
         return ready
 
     # -- one opening ---------------------------------------------------------------------------------------------
@@ -164,6 +167,7 @@ class Stream:
         if not self._waiting:
             return False
         self._ring, self._clock, self._late = self._waiting.popleft()
+        self._ring.wake = self.wake
         self._read_to = 0
         self._lump = max(1, min(int(READ_S * self._clock.sample_rate), self._ring.capacity - 2 * self._ring.max_block))
         self._start_piece()

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from models.spec import Activation
+from streamer import engine
 from streamer.audio.clock import Clock
 from streamer.audio.ring import Ring
 from streamer.core import Reason, Samples, Scores, SegmentEnd
@@ -37,6 +38,7 @@ class Room:
         self.stats = Stats()
         self.outputs: list[Scores | SegmentEnd] = []
         streams = [Stream(name, SPEC, 0.1, gate_dbfs) for name in names]
+        self.streams = dict(zip(names, streams, strict=True))
         self.rings = {name: Ring(64000, 16000) for name in names}
         for stream in streams:
             stream.attach(self.rings[stream.stream_id], Clock(16000), "every")
@@ -294,3 +296,24 @@ def test_a_model_that_breaks_is_told_and_ends_the_thread() -> None:
     assert [str(error) for error in failures] == ["the model melted"]
     assert room.outputs == []
     assert "engine" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("sample_rate", [16000, 44100])
+def test_sound_wakes_the_engine_when_it_completes_a_hop(monkeypatch: pytest.MonkeyPatch, sample_rate: int) -> None:
+    """Where nothing is polled unasked, every window still comes, whatever the resampler holds back."""
+    room, failures = Room("a"), list[BaseException]()
+    ring = Ring(10 * sample_rate, sample_rate)
+    room.engine.step()  # begins the opening that Room attached; another follows it
+    room.rings["a"].close(Reason.PAUSE)
+    room.streams["a"].attach(ring, Clock(sample_rate), "every")
+    room.engine.step()
+    room.engine.step()
+    monkeypatch.setattr(engine, "IDLE_S", 1000.0)
+    room.engine.start(failures.append)
+    for start in range(0, sample_rate, 441):
+        ring.write(np.zeros(min(441, sample_rate - start), np.float32))
+    wait_for(lambda: sum(isinstance(output, Scores) for output in room.outputs) == 9, "the windows of a second")
+    ring.close(Reason.SOURCE_END)
+    wait_for(lambda: isinstance(room.outputs[-1], SegmentEnd) and len(room.outputs) > 9, "the end")
+    assert room.engine.stop()
+    assert failures == []

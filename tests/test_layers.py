@@ -14,12 +14,13 @@ ROOT = Path(__file__).parent.parent
 # From the top. A module imports from the rows under its own; within a row only what BESIDE allows.
 LAYERS = (
     ("streamer.cli",),
+    ("streamer.cli_bench",),
     ("streamer.cli_events",),
     ("streamer.cli_models",),
     ("streamer.cli_shared",),
     ("streamer.demo",),
     ("streamer.daemon",),
-    ("streamer.app", "streamer.replay", "streamer.tag"),
+    ("streamer.app", "streamer.replay", "streamer.tag", "streamer.speed"),
     ("streamer.orders",),
     ("streamer.supervisor",),
     ("streamer.line",),
@@ -47,7 +48,7 @@ MODELS = {
     "models.spec": ("streamer",),
     "models.fbank": ("streamer",),
     "models.errors": ("streamer",),
-    "models": ("streamer.backends", "streamer.cli", "streamer.cli_models", "streamer.cli_shared"),
+    "models": ("streamer.backends", "streamer.cli", "streamer.cli_bench", "streamer.cli_models", "streamer.cli_shared"),
     "models.checkpoint": ("streamer.backends", "streamer.cli"),
     "models.info": ("streamer.cli_models",),
     "models.convert": ("streamer.cli_models",),
