@@ -1,0 +1,94 @@
+"""How events are compared with the truth, as tables: `a1-3` sounds, or is reported, from 1 to 3 s."""
+
+import pytest
+
+from models.train.detections import Counts, Found, Told, event_based, intersection_based, onset_based, told
+from models.train.soundscapes import Truth
+
+
+def truths(text: str) -> list[Truth]:
+    return [Truth(*map(float, each.split("-")), "a", 10.0 * i) for i, each in enumerate(text.split())]
+
+
+def found(text: str) -> list[Found]:
+    """`1-3@4`: told at 4 s; without it, half a second after its onset."""
+    events = []
+    for each in text.split():
+        span, _, at = each.partition("@")
+        onset, offset = map(float, span.split("-"))
+        events.append(Found(onset, offset, "a", float(at or onset + 0.5)))
+    return events
+
+
+@pytest.mark.parametrize(
+    ("true", "reported", "collar_s", "counts"),
+    [  #                                             right, missed, false
+        ("", "", 1, (0, 0, 0)),
+        ("5-7", "", 1, (0, 1, 0)),
+        ("", "5-7", 1, (0, 0, 1)),
+        ("5-7", "5.5-7.5", 0.5, (1, 0, 0)),
+        ("5-7", "5.6-7", 0.5, (0, 1, 1)),  # begins too late
+        ("5-7", "5-7.6", 0.5, (0, 1, 1)),  # ends too late
+        ("5-25", "5-29", 0.5, (1, 0, 0)),  # but 20 % of a long one may be
+        ("5-25", "5-29.1", 0.5, (0, 1, 1)),
+        ("5-7", "5-7 5.2-7", 1, (1, 0, 1)),  # the same said twice is false once
+        ("5-7 9-11", "5-11", 1, (0, 2, 1)),  # two that were taken for one
+        ("5-7 6-8", "5.5-7.5 4.2-6.6", 1, (2, 0, 0)),  # the first fits both, the second one: as many pairs as can be
+    ],
+)
+def test_event_based(true: str, reported: str, collar_s: float, counts: tuple[int, int, int]) -> None:
+    assert event_based(truths(true), found(reported), collar_s) == Counts(*counts)
+
+
+def test_onset_based_does_not_ask_when_it_ended() -> None:
+    assert onset_based(truths("5-7 20-21"), found("5.4-16 22-23"), 0.5) == Counts(1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("true", "reported", "counts"),
+    [
+        ("", "", (0, 0, 0)),
+        ("5-7", "5-7", (1, 0, 0)),
+        ("5-7", "6-7", (1, 0, 0)),  # half of it
+        ("5-7", "6.1-7", (0, 1, 0)),  # true, but not enough: missed, no false alarm
+        ("5-7", "5-9", (1, 0, 0)),
+        ("5-7", "5-9.1", (0, 1, 1)),  # most of it is not there
+        ("5-7 9-11", "5-11", (2, 0, 0)),
+        ("5-9", "5-6 8-9", (1, 0, 0)),  # in two parts
+        ("5-7", "6-6", (0, 1, 1)),  # an event without a length covers nothing
+    ],
+)
+def test_intersection_based(true: str, reported: str, counts: tuple[int, int, int]) -> None:
+    assert intersection_based(truths(true), found(reported)) == Counts(*counts)
+
+
+@pytest.mark.parametrize(
+    ("true", "reported", "expected"),
+    [
+        ("5-7", "", Told(Counts(0, 1, 0), missed_db=(0.0,))),
+        ("", "5-7", Told(Counts(0, 0, 1))),
+        ("5-7", "5.25-6@6.5", Told(Counts(1, 0, 0), (1.5,), (0.25,), (-1.0,), heard_db=(0.0,))),
+        ("5-7", "8-8@9", Told(Counts(1, 0, 0), (4.0,), (3.0,), (1.0,), heard_db=(0.0,))),  # within a hop
+        ("5-7", "8.5-9", Told(Counts(0, 1, 1), missed_db=(0.0,))),  # about something else
+        # two sounds, one event: both are heard, one latency
+        ("5-6 9-10", "5-12@6", Told(Counts(2, 0, 0), (1.0,), (0.0,), (2.0,), heard_db=(0.0, 10.0))),
+        # it was told before the sound began: heard by luck, not told of it
+        ("5-6", "1-8@2", Told(Counts(1, 0, 0), (), (-4.0,), (2.0,), heard_db=(0.0,))),
+    ],
+)
+def test_what_a_user_notices(true: str, reported: str, expected: Told) -> None:
+    assert told(truths(true), found(reported)) == expected
+
+
+def test_counts_and_what_is_told_add_up() -> None:
+    assert sum([Counts(1, 2, 3), Counts(4, 5, 6)], Counts()) == Counts(5, 7, 9)
+    both = told(truths("5-7"), found("5-7")) + told(truths("1-2"), [])
+    assert both == Told(Counts(1, 1, 0), (0.5,), (0.0,), (0.0,), heard_db=(0.0,), missed_db=(0.0,))
+
+
+def test_shares_of_nothing_are_none() -> None:
+    assert Counts().f1 is None
+    assert Counts().recall is None
+    assert Counts(0, 0, 2).f1 == 0
+    assert Counts(3, 1, 1).f1 == 0.75
+    assert Counts(3, 1).recall == 0.75
