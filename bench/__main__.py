@@ -25,7 +25,7 @@ DEFAULT = {  # with their options
     "features": (), "forward_cpu": (), "engine": (), "streams": (), "latency": (), "soak": ("--quick",), "delivery": (),
     "parity": (),
 }  # fmt: skip
-BY_NAME = ("forward_gpu", "clips", "finetune", "gate")  # a GPU, recordings, or hours; the last is part of engine
+BY_NAME = ("forward_gpu", "clips", "detection", "finetune", "gate")  # a GPU, recordings, or hours; gate is in engine
 KNOWN = (*DEFAULT, *BY_NAME)
 LIMIT_S = 4 * 3600.0  # for one bench: finetune takes an hour and a half
 
