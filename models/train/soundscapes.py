@@ -77,7 +77,7 @@ class Options:
         rates: Hz, of which each soundscape has one.
     """
 
-    gap_s: tuple[float, float] = (4.0, 16.0)
+    gap_s: tuple[float, float] = (8.0, 30.0)
     snr_db: tuple[float, float] = (-5.0, 20.0)
     room_dbfs: tuple[float, float] = (-65.0, -30.0)
     reverb: float = 0.5
