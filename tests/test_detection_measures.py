@@ -1,9 +1,18 @@
 """How events are compared with the truth, as tables: `a1-3` sounds, or is reported, from 1 to 3 s."""
 
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
 import pytest
 
 from models.train.detections import Counts, Found, Told, event_based, intersection_based, onset_based, told
 from models.train.soundscapes import Truth
+from streamer.core import Message
+from streamer.replay import Step
+
+BENCH = Path(__file__).parent.parent / "bench"
 
 
 def truths(text: str) -> list[Truth]:
@@ -92,3 +101,61 @@ def test_shares_of_nothing_are_none() -> None:
     assert Counts(0, 0, 2).f1 == 0
     assert Counts(3, 1, 1).f1 == 0.75
     assert Counts(3, 1).recall == 0.75
+
+
+# -- bench/detection.py ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCH)
+    spec = importlib.util.spec_from_file_location("bench_detection", BENCH / "detection.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def step(end_s: float, *events: dict[str, object]) -> Step:
+    return Step(end_s, tuple(Message("mic/event", {"id": "1", "label": "a", **event}) for event in events), {})
+
+
+def test_an_event_is_told_when_its_start_is(bench: ModuleType) -> None:
+    end = {"event_type": "end", "onset_s": 5.0, "offset_s": 7.0, "score_peak": 0.9}
+    assert bench.events([step(6, {"event_type": "start"}), step(7), step(17, end)]) == [Found(5, 7, "a", 6, 0.9)]
+
+
+def test_the_report_counts_sounds_rooms_and_others_apart(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "psds", lambda heard, labels: ({}, None))  # a peer's, where it is installed
+    nothing: list[Truth] = []
+    heard = {
+        "mixed-000": (truths("5-7 50-52"), found("5.5-7.2@7")),
+        "rooms-000": (nothing, found("1-2")),
+        "other-000": (nothing, found("1-2 9-10")),
+    }
+    bench.report(["a", "b"], heard, 1.0)
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    values = {figure["name"]: figure["value"] for figure in result["figures"]}
+    assert values == {
+        "event_f1_half_second": 0.6667,
+        "event_f1_one_second": 0.6667,
+        "intersection_f1": 0.6667,
+        "missed": 0.5,
+        "smoke_alarms_heard_over_0_db": None,
+        "false_alarms_in_rooms": 12,
+        "false_alarms_among_other_sounds": 24,
+        "latency_p50": 2,
+        "latency_p95": 2,
+        "onset_error_median": 0.5,
+        "offset_error_median": 0.2,
+    }
+
+
+def test_scores_of_another_model_are_not_mixed_in(bench: ModuleType, tmp_path: Path) -> None:
+    bench.check_same(tmp_path, {"seed": 0})
+    bench.check_same(tmp_path, {"seed": 0})
+    with pytest.raises(SystemExit, match=r"holds scores made by \{'seed': 0\}, not by \{'seed': 1\}; name another"):
+        bench.check_same(tmp_path, {"seed": 1})
