@@ -1,9 +1,9 @@
 """Thresholds for a wished rate of false alarms: extreme-value statistics of the level at which a rule would start.
 
 In: scores of windows in a room where nothing should be reported. Out: the level that is exceeded as rarely as wished,
-and how sure that is. Pure numpy. Peaks over a high level have a generalised Pareto tail (Pickands 1975; Coles 2001, §4);
-levels are logits of scores, on which tails are about exponential, so the shape is held near 0 by a prior. Of what is
-unknown many draws are kept: a rate is their mean, so the less was heard the higher the threshold.
+and how sure that is. Pure numpy. Peaks over a high level have a generalised Pareto tail (Pickands 1975; Coles 2001,
+§4); levels are logits of scores, on which tails are about exponential, so the shape is held near 0 by a prior. Of what
+is unknown many draws are kept: a rate is their mean, so the less was heard the higher the threshold.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Indices = npt.NDArray[np.intp]
 APART_S = 30.0  # seconds: a sound is in windows of 10.24 s and may come in parts; what is closer counts as one alarm
 HIGHEST = 1 - 1e-6  # score: the next float32 below 1 is noise of the number format
 NO_LEVEL = -np.inf  # a window that can start nothing
-TAIL_SHARE, TAIL_LEAST, TAIL_MOST = 0.2, 10, 250  # peaks that make the tail: of all, at least, at most
+TAIL_SHARE, TAIL_LEAST, TAIL_MOST = 0.1, 10, 250  # peaks that make the tail: of all, at least, at most
 LEAST_PEAKS = 2 * TAIL_LEAST
 SHAPE_SPREAD = 0.15  # standard deviation of the prior of the shape; of logits of speech and noise it is -0.2 to 0.1
 N_DRAWS = 4000
@@ -58,7 +58,8 @@ def logit(scores: npt.ArrayLike) -> Floats:
     """Scores in [0, 1] on a scale where noise has room: log(p / (1 - p)), cut off at ±13.8; no level stays none."""
     given = np.asarray(scores, np.float64)
     inside = np.clip(given, 1 - HIGHEST, HIGHEST)
-    return np.where(given == NO_LEVEL, NO_LEVEL, np.log(inside / (1 - inside)))
+    found: Floats = np.where(given == NO_LEVEL, NO_LEVEL, np.log(inside / (1 - inside)))
+    return found
 
 
 def score(level: float) -> float:
@@ -154,8 +155,11 @@ def fit(levels: Floats, at_h: Floats, hours: float, per_hour: float) -> Tail:
     n = len(levels)
     if n < LEAST_PEAKS:
         raise ValueError(f"{n} sounds that could be told apart; at least {LEAST_PEAKS} are needed: listen longer")
-    wanted = max(int(TAIL_SHARE * n), TAIL_LEAST, int(np.ceil(2 * per_hour * hours)))
-    size = min(wanted, max(TAIL_MOST, int(2 * per_hour * hours)), n - 1)
+    frequent = int(np.ceil(2 * per_hour * hours))  # the tail must begin under the level that is asked for
+    if frequent > n // 2:
+        wish = f"{per_hour * hours:.0f} false alarms wished for in that time"
+        raise ValueError(f"{n} sounds that could be told apart, and {wish}; wish for fewer")
+    size = max(min(int(TAIL_SHARE * n), TAIL_MOST), TAIL_LEAST, frequent)
     order = np.argsort(-levels, kind="stable")
     floor = float(levels[order[size]])
     excess = levels[order[:size]] - floor

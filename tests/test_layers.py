@@ -15,11 +15,15 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("streamer.cli",),
     ("streamer.cli_bench",),
+    ("streamer.cli_calibrate",),
     ("streamer.cli_events",),
     ("streamer.cli_models",),
     ("streamer.cli_shared",),
     ("streamer.demo",),
     ("streamer.daemon",),
+    ("streamer.calibration_report",),
+    ("streamer.calibration",),
+    ("streamer.room",),
     ("streamer.app", "streamer.replay", "streamer.tag", "streamer.speed"),
     ("streamer.orders",),
     ("streamer.supervisor",),
@@ -36,7 +40,7 @@ LAYERS = (
     ("streamer.settings",),
     ("streamer.mistakes",),
     ("streamer.document",),
-    ("streamer.core", "streamer.payload", "streamer.paths"),
+    ("streamer.core", "streamer.payload", "streamer.paths", "streamer.thresholds"),
     ("streamer.errors",),
     ("models",),
 )
@@ -53,7 +57,7 @@ MODELS = {
     "models.info": ("streamer.cli_models",),
     "models.convert": ("streamer.cli_models",),
     "models.train.confusion": ("streamer.cli_models",),
-    "models.train.data": ("streamer.cli_models",),
+    "models.train.data": ("streamer.cli_models", "streamer.cli_calibrate"),
     "models.train.evaluate": ("streamer.cli_models",),
     "models.train.finetune": ("streamer.cli_models",),
     "models.train.statistics": ("streamer.cli_models",),
@@ -186,7 +190,7 @@ def python(code: str) -> str:
 
 
 def test_the_command_line_answers_at_once() -> None:
-    heavy = ["torch", "sounddevice", "soundfile", "aiomqtt", "amqtt", "pydantic", "yaml"]
+    heavy = ["torch", "sounddevice", "soundfile", "aiomqtt", "amqtt", "pydantic", "yaml", "matplotlib"]
     assert python(f"import sys, streamer.cli; print([name for name in {heavy} if name in sys.modules])") == "[]"
 
 
