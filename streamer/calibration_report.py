@@ -39,13 +39,13 @@ def headline(room: Room, per_hour: float, far: float) -> str:
     windows = sum(len(each.end) for each in room.stretches)
     text = (
         f"Heard {room.hours:.2f} h from {sources} source{'s' if sources > 1 else ''}, {windows} windows; "
-        f"wished: {WEEK_H * per_hour:.3g} false alarms a week of each threshold."
+        f"wished: at most {figure(WEEK_H * per_hour)} false alarms a week of each threshold."
     )
     times = 1 / (per_hour * room.hours)
     if times > far:
         text += (
             f"\nThat is {times:.0f} times as long as was heard: these thresholds are guesses on the safe side; "
-            f"{1 / per_hour / far:.2g} h tell more."
+            f"{figure(1 / per_hour / far)} h tell more."
         )
     return text
 
@@ -66,11 +66,16 @@ def _name(finding: Finding) -> str:
     return finding.dial.rule if finding.dial.name is None else f"{finding.dial.rule}: {finding.dial.name}"
 
 
+def figure(value: float) -> str:
+    """Two digits of a rate that is known no better."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
 def _cells(finding: Finding) -> tuple[str, ...]:
     present, proposed = finding.dial.present, finding.proposed
     recalls = [finding.recall(present.onset), finding.recall(proposed.onset) if proposed else None]
-    expected = finding.present_per_h and [f"{WEEK_H * each:.2g}" for each in finding.present_per_h]
-    between = finding.between and " to ".join(f"{each:.2f}" for each in finding.between)
+    expected = finding.present_per_h and [figure(WEEK_H * each) for each in finding.present_per_h]
+    between = finding.between and " to ".join(f"{min(each, 0.999):.3f}" for each in finding.between)
     return (
         _name(finding),
         f"{present.onset:g}",

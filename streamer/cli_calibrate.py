@@ -82,11 +82,14 @@ def _check(args: argparse.Namespace) -> None:
 
 def _check_reach(hours: float, per_hour: float) -> None:
     """Refuse to guess from an hour what happens in a year."""
+    from streamer.calibration_report import figure
+
     if per_hour * hours * TOO_FAR < 1:
         least, good = (1 / (per_hour * times) for times in (TOO_FAR, FAR))
         raise ConfigError(
-            f"--false-alarms: {hours:.2g} h were heard, too little to tell what happens once in {1 / per_hour:.3g} h; "
-            f"give at least {least:.2g} h, better {good:.2g} h and more, or wish for more, as 1/{_unit(hours)}"
+            f"--false-alarms: {figure(hours)} h were heard, too little to tell what happens once in "
+            f"{figure(1 / per_hour)} h; give at least {figure(least)} h, better {figure(good)} h and more, or wish for "
+            f"more, as 1/{_unit(hours)}"
         )
 
 
@@ -190,7 +193,8 @@ def _show(args: argparse.Namespace, room: "Room", findings: Sequence["Finding"],
             when = f"  {each.time.astimezone():%Y-%m-%d %H:%M:%S}" if each.time else ""
             where = f"{each.span.source}:{each.span.from_s:.1f}-{each.span.to_s:.1f}"
             print(f"  {finding.dial.name or finding.dial.rule:<24} {each.score:7.4f}  {where}{when}")
-    print(f"\nIn the configuration:\n\n{_yaml(fragment)}", end="")
+    if any(finding.proposed for finding in findings):
+        print(f"\nIn the configuration:\n\n{_yaml(fragment)}", end="")
     if args.out:
         print(f"\n{args.out} holds them too, and a report.")
 

@@ -51,7 +51,8 @@ def decisions(levels: Floats, min_windows: int, of_windows: int) -> Floats:
         return levels
     padded = np.concatenate((np.full(of_windows - 1, NO_LEVEL), levels))
     recent = np.sort(np.lib.stride_tricks.sliding_window_view(padded, of_windows), axis=-1)
-    return np.minimum(levels, recent[:, -min_windows])
+    counted: Floats = np.minimum(levels, recent[:, -min_windows])
+    return counted
 
 
 def logit(scores: npt.ArrayLike) -> Floats:
