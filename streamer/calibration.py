@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from models.spec import ModelSpec
 from streamer import edges
 from streamer.core import Phase, Reason, StreamInfo
 from streamer.references import within
@@ -92,13 +93,18 @@ class Finding:
 # -- dials -------------------------------------------------------------------------------------------------------------
 
 
-def dials(settings: Settings, stream: str, known: Sequence[str]) -> list[Dial]:
-    """The thresholds of all threshold rules that watch `stream`, for a model with the labels `known`."""
+def dials(settings: Settings, stream: str, info: StreamInfo) -> list[Dial]:
+    """The thresholds of all threshold rules that watch `stream`.
+
+    Raises:
+        ConfigError: one has labels that the model of `info` does not know.
+    """
     found = []
     for rule, config in settings.rules_of(stream).items():
         if isinstance(config, threshold.Config):
             free = config.model_copy(update={"schedule": [], "min_duration_s": 0.0})
-            found += list(_dials(rule, free, known))
+            edges.build_rule(free, rule, info, _no_time)
+            found += list(_dials(rule, free, info.labels))
     return found
 
 
@@ -111,15 +117,6 @@ def _dials(rule: str, config: threshold.Config, known: Sequence[str]) -> Iterato
         labels = [part for part in within(parts, config.groups) if part in known and part not in barred]
         if labels:
             yield Dial(rule, name, config, tuple(labels), Pair(*config.thresholds_of("" if name is None else name)))
-
-
-def check(dial: Dial, info: StreamInfo) -> None:
-    """Say which labels of a dial's rule the model of the scores does not know.
-
-    Raises:
-        ConfigError: there are some.
-    """
-    edges.build_rule(dial.config, dial.rule, info, _no_time)
 
 
 def levels(dial: Dial, each: Stretch, info: StreamInfo) -> Floats:
@@ -152,12 +149,11 @@ def _no_time(position: int) -> datetime:
     return datetime.fromtimestamp(position, UTC)
 
 
-def info_of(room: Room, settings: Settings, stream: str) -> StreamInfo:
+def info_of(spec: ModelSpec, hop_s: float, settings: Settings, stream: str) -> StreamInfo:
     """The stream as its rules see it."""
-    spec = room.spec
     model = {"name": spec.name, "revision": spec.revision}
     rate = spec.fbank.sample_rate
-    return StreamInfo(stream, settings.node, room.hop_s, spec.window_s, rate, spec.labels, spec.label_ids, model)
+    return StreamInfo(stream, settings.node, hop_s, spec.window_s, rate, spec.labels, spec.label_ids, model)
 
 
 def fired(rule: str, config: threshold.Config, room: Room, info: StreamInfo) -> list[tuple[Stretch, int, str]]:

@@ -13,6 +13,8 @@ from streamer.cli_shared import Command, Record
 from streamer.errors import ConfigError
 
 if TYPE_CHECKING:
+    from models.spec import ModelSpec
+    from models.train.data import Recording
     from streamer.backends.base import Backend
     from streamer.calibration import Dial, Finding
     from streamer.room import Room, Span, Stretch
@@ -29,7 +31,7 @@ def calibrate(args: argparse.Namespace) -> int:
     from streamer import calibration
     from streamer import calibration_report as report
     from streamer.replay import is_scores
-    from streamer.room import heard
+    from streamer.room import Room, heard, without
 
     _check(args)
     needs_model = not args.files or args.labelled or not all(is_scores(path) for path in args.files)
@@ -38,20 +40,18 @@ def calibrate(args: argparse.Namespace) -> int:
     if stream not in settings.streams:
         raise ConfigError(f"--stream: unknown stream {stream!r}; known: {', '.join(settings.streams)}")
     backend = cache(partial(shared.backend_of, settings))
-    files = [_listen(args, settings, stream, backend)] if args.live_s else args.files
-    room = _room(args, files, settings, stream, backend)
-    info = calibration.info_of(room, settings, stream)
-    dials = calibration.dials(settings, stream, room.spec.labels)
+    spec, hop_s = _kind(args.files, settings, stream, backend)
+    info = calibration.info_of(spec, hop_s, settings, stream)
+    dials = calibration.dials(settings, stream, info)
     if not dials:
         where = shared.config_path(args)
         raise ConfigError(f"{where}: no threshold rule watches stream {stream!r}; add one to calibrate")
-    for dial in dials:
-        calibration.check(dial, info)
-    clips = {}
-    if args.labelled:
-        line = partial(heard, settings=settings, stream=stream, backend=backend, tick=lambda _: None)
-        clips = _clips(args.labelled, dials, room, line, backend().spec.revision)
+    labelled = _labelled(args.labelled, dials, spec, backend().spec) if args.labelled else []
+    files = [_listen(args, settings, stream, backend)] if args.live_s else args.files
+    line = partial(heard, settings=settings, stream=stream, backend=backend)
+    room = without(Room(spec, hop_s, _stretches(files, line)), args.exclude)
     _check_reach(room.hours, args.false_alarms)
+    clips = _clips(labelled, line)
     findings = list(calibration.calibrate(room, dials, info, args.false_alarms, clips))
     fragment = report.fragment(findings, settings, stream)
     if args.out:
@@ -73,6 +73,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"calibrate: {what}; {how}")
     if args.live_s and not args.out:
         raise ConfigError(f"--hours: needs --out FOLDER, where {SCORES} keeps what was heard; no sound is kept")
+    if args.live_s:
+        _check_reach(args.live_s / 3600, args.false_alarms)
     if args.out:
         try:
             args.out.mkdir(parents=True, exist_ok=True)
@@ -87,7 +89,7 @@ def _check_reach(hours: float, per_hour: float) -> None:
     if per_hour * hours * TOO_FAR < 1:
         least, good = (1 / (per_hour * times) for times in (TOO_FAR, FAR))
         raise ConfigError(
-            f"--false-alarms: {figure(hours)} h were heard, too little to tell what happens once in "
+            f"--false-alarms: {figure(hours)} h of sound are too little to tell what happens once in "
             f"{figure(1 / per_hour)} h; give at least {figure(least)} h, better {figure(good)} h and more, or wish for "
             f"more, as 1/{_unit(hours)}"
         )
@@ -121,43 +123,45 @@ def _listen(
     return path
 
 
-def _room(
-    args: argparse.Namespace, files: Sequence[Path], settings: "Settings", stream: str, backend: Callable[[], "Backend"]
-) -> "Room":
+def _kind(
+    files: Sequence[Path], settings: "Settings", stream: str, backend: Callable[[], "Backend"]
+) -> "tuple[ModelSpec, float]":
+    """The one model and hop that all is heard with."""
     from streamer.replay import header_of, is_scores
-    from streamer.room import Room, heard, without
 
-    parts: list[Stretch] = []
-    kinds: dict[Any, Path] = {}
-    for path in files:
-        header = header_of(path) if is_scores(path) else None
+    kinds: dict[Any, tuple[ModelSpec, float, Path | None]] = {}
+    anything: Sequence[Path | None] = files or [None]
+    for path in anything:
+        header = header_of(path) if path and is_scores(path) else None
         spec = header.spec if header else backend().spec
         hop_s = header.hop_s if header else settings.streams[stream].hop_s
-        kinds.setdefault((spec.revision, spec.labels, hop_s), path)
-        if len(kinds) > 1:
-            one, other = kinds.values()
-            raise ConfigError(
-                f"{one} and {other} are not of one model and hop; calibrate each alone, or save their scores again"
-            )
+        kinds.setdefault((spec.revision, spec.labels, hop_s), (spec, hop_s, path))
+    if len(kinds) > 1:
+        (*_, one), (*_, other), *_ = kinds.values()
+        how = "calibrate each alone, or save their scores again"
+        raise ConfigError(f"{one} and {other} are not of one model and hop; {how}")
+    spec, hop_s, _ = next(iter(kinds.values()))
+    return spec, hop_s
+
+
+def _stretches(files: Sequence[Path], line: "Callable[..., Iterator[Stretch]]") -> "tuple[Stretch, ...]":
+    found: list[Stretch] = []
+    for path in files:
         with _bar(None, path.name) as bar:
-            parts += list(heard(path, settings, stream, backend, lambda seconds: bar.update(seconds / 3600)))
-    if not parts:
+            found += line(path, tick=lambda seconds: bar.update(seconds / 3600))
+    if not found:
         raise ConfigError(f"{', '.join(map(str, files))}: no window of sound in it; give hours of the room")
-    return without(Room(spec, hop_s, tuple(parts)), args.exclude)
+    return tuple(found)
 
 
-def _clips(
-    data: Path, dials: Sequence["Dial"], room: "Room", line: Callable[[Path], "Iterator[Stretch]"], revision: str
-) -> dict[str, list[list["Stretch"]]]:
-    """What the line makes of each labelled clip, by label."""
-    from tqdm import tqdm
-
+def _labelled(data: Path, dials: Sequence["Dial"], spec: "ModelSpec", other: "ModelSpec") -> "list[Recording]":
+    """The labelled clips, once it is sure that rules listen for them and the model at hand, `other`, is the same."""
     from models.train.data import recordings
     from streamer.mistakes import closest
 
-    if revision != room.spec.revision:
-        raise ConfigError(f"--labelled: the scores are of {room.spec.name} ({room.spec.revision}), "
-                          f"the model at hand is another; name the same with --model")  # fmt: skip
+    if spec.revision != other.revision:
+        what = f"the scores are of {spec.name} {spec.revision}, the model at hand is {other.name} {other.revision}"
+        raise ConfigError(f"--labelled: {what}; name the same with --model")
     known = list(dict.fromkeys(name for d in dials for name in (*d.labels, d.name, d.rule) if name is not None))
     found = recordings(data)
     for label in dict.fromkeys(label for one in found for label in one.labels):
@@ -165,12 +169,20 @@ def _clips(
             shown = ", ".join(map(repr, known[:6])) + (" …" if len(known) > 6 else "")
             how = f"folders are named as labels or rules are: {shown}{closest(label, known)}"
             raise ConfigError(f"--labelled: no rule listens for {label!r}; {how}")
+    return found
+
+
+def _clips(
+    labelled: "Sequence[Recording]", line: "Callable[..., Iterator[Stretch]]"
+) -> "dict[str, list[list[Stretch]]]":
+    """What the line makes of each labelled clip, by label."""
+    from tqdm import tqdm
+
     clips: dict[str, list[list[Stretch]]] = {}
-    for one in tqdm(found, disable=None, leave=False, desc="labelled", unit="clip"):
-        if one.labels:
-            parts = list(line(one.path))
-            for label in one.labels:
-                clips.setdefault(label, []).append(parts)
+    for one in tqdm(labelled, disable=None if labelled else True, leave=False, desc="labelled", unit="clip"):
+        parts = list(line(one.path, tick=lambda _: None)) if one.labels else []
+        for label in one.labels:
+            clips.setdefault(label, []).append(parts)
     return clips
 
 

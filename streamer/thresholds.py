@@ -81,7 +81,8 @@ def peaks(levels: Floats, at_s: Floats, apart_s: float = APART_S) -> Indices:
     for i in np.argsort(-levels, kind="stable"):
         if not is_near[i]:
             found.append(i)
-            first, last = np.searchsorted(at_s, (at_s[i] - apart_s, at_s[i] + apart_s))
+            first = np.searchsorted(at_s, at_s[i] - apart_s, side="right")
+            last = np.searchsorted(at_s, at_s[i] + apart_s, side="left")
             is_near[first:last] = True
     return np.array(found, np.intp)
 
