@@ -20,7 +20,7 @@ from streamer.room import Room, Span, Stretch
 from streamer.rules import threshold
 from streamer.rules._labels import Thresholds
 from streamer.settings import Settings
-from streamer.thresholds import NO_LEVEL, Floats, Tail, decisions, fit, logit, peaks, score, smoothed
+from streamer.thresholds import BETWEEN, NO_LEVEL, Floats, Tail, decisions, fit, logit, peaks, score, smoothed
 
 Clips = Mapping[str, Sequence[Sequence[Stretch]]]  # by label: each clip's windows
 
@@ -64,7 +64,7 @@ class Finding:
         dial: the threshold.
         proposed: for the wished rate; None for the reason `why`.
         between: scores between which that threshold lies, 9 to 1.
-        present_per_h: false alarms an hour to be expected at the present threshold, and between which rates, 9 to 1.
+        present_per_h: false alarms an hour at the present threshold, most likely, and between which rates, 9 to 1.
         fired: how often the rule would have started, in what was heard, at the present and the proposed threshold.
         candidates: the loudest sounds, loudest first; `if_real`: the threshold, were none of them a false alarm.
         peaks: logits of all sounds that could be told apart.
@@ -263,8 +263,8 @@ def _per_h(heights: Floats, tail: Tail | None, level: float, hours: float) -> tu
         n = int((heights >= level).sum())
         spread = 1.645 * np.sqrt(n * tail.unevenness)
         return n / hours, max(0.0, n - spread) / hours, (n + spread) / hours
-    low, high = np.quantile(tail.rates(level), (0.05, 0.95))
-    return tail.rate(level), float(low), float(high)
+    low, middle, high = np.quantile(tail.rates(level), (BETWEEN[0], 0.5, BETWEEN[1]))  # the mean is on the safe side
+    return float(middle), float(low), float(high)
 
 
 def _if_real(heights: Floats, at_h: Floats, hours: float, per_hour: float) -> float | None:

@@ -25,9 +25,9 @@ WEEK_H = 168.0
 TICKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)  # scores on the axis of logits
 COLUMNS = ("rule", "now", "a week (9 to 1)", "fired", "proposed (9 to 1)", "fired", "recall", "clips")
 NOTE = (
-    "A week: false alarms to be expected. Fired: starts in what was heard. 9 to 1: so sure it is that the true figure "
-    "lies between, if weeks to come are like what was heard. Recall: share of the labelled clips, as if sound stopped "
-    "after each."
+    "A week: false alarms at the present threshold. Fired: starts in what was heard. 9 to 1: so sure it is that the true "
+    "figure lies between, if weeks to come are like what was heard. Recall: share of the labelled clips, as if sound "
+    "stopped after each."
 )
 STYLE = """body{font:15px sans-serif;max-width:70em;margin:2em auto}td,th{padding:.2em .7em;text-align:right}
 td:first-child{text-align:left}pre{white-space:pre-wrap}img{max-width:100%}"""
