@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamer.calibration import Finding
+from streamer.calibration import HIGHEST, Finding
 from streamer.room import Room
 from streamer.settings import Settings
 from streamer.thresholds import logit, score
@@ -25,9 +25,9 @@ WEEK_H = 168.0
 TICKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)  # scores on the axis of logits
 COLUMNS = ("rule", "now", "a week (9 to 1)", "fired", "proposed (9 to 1)", "fired", "recall", "clips")
 NOTE = (
-    "A week: false alarms at the present threshold. Fired: starts in what was heard. 9 to 1: so sure it is that the true "
-    "figure lies between, if weeks to come are like what was heard. Recall: share of the labelled clips, as if sound "
-    "stopped after each."
+    "A week: false alarms at the present threshold. Fired: starts in what was heard. 9 to 1: so sure it is that the "
+    "true figure lies between, if weeks to come are like what was heard. Recall: share of the labelled clips, as if "
+    "sound stopped after each."
 )
 STYLE = """body{font:15px sans-serif;max-width:70em;margin:2em auto}td,th{padding:.2em .7em;text-align:right}
 td:first-child{text-align:left}pre{white-space:pre-wrap}img{max-width:100%}"""
@@ -39,7 +39,7 @@ def headline(room: Room, per_hour: float, far: float) -> str:
     windows = sum(len(each.end) for each in room.stretches)
     text = (
         f"Heard {room.hours:.2f} h from {sources} source{'s' if sources > 1 else ''}, {windows} windows; "
-        f"wished: at most {figure(WEEK_H * per_hour)} false alarms a week of each threshold."
+        f"wished: for each threshold at most {figure(WEEK_H * per_hour)} a week that are false alarms."
     )
     times = 1 / (per_hour * room.hours)
     if times > far:
@@ -75,7 +75,7 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     present, proposed = finding.dial.present, finding.proposed
     recalls = [finding.recall(present.onset), finding.recall(proposed.onset) if proposed else None]
     expected = finding.present_per_h and [figure(WEEK_H * each) for each in finding.present_per_h]
-    between = finding.between and " to ".join(f"{min(each, 0.999):.3f}" for each in finding.between)
+    between = finding.between and " to ".join(f"{min(each, HIGHEST):.4g}" for each in finding.between)
     return (
         _name(finding),
         f"{present.onset:g}",

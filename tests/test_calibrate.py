@@ -142,7 +142,7 @@ def test_a_true_siren_is_listed_and_can_be_left_out(run: Run, night: Path) -> No
 def test_what_people_read_ends_with_options_to_paste(run: Run, night: Path, here: Path) -> None:
     code, out, err = run(night, "--false-alarms", "1/day")
     assert (code, err) == (0, "")
-    assert out.startswith("Heard 6.00 h from 1 source, 21600 windows; wished: at most 7 false alarms a week of each ")
+    assert out.startswith("Heard 6.00 h from 1 source, 21600 windows; wished: for each threshold at most 7 a week ")
     assert re.search(r"^  siren +0\.98\d\d  \S+night\.jsonl:\d+\.\d-\d+\.\d  2026-", out, re.MULTILINE)
     options = yaml.safe_load(out[out.index("\nrules:\n") :])
     asked = yaml.safe_load(CONFIG)
