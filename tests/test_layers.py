@@ -48,6 +48,7 @@ MODELS = {
     "models.fbank": ("streamer",),
     "models.errors": ("streamer",),
     "models": ("streamer.backends", "streamer.cli", "streamer.cli_models", "streamer.cli_shared"),
+    "models.audio_spectrogram_transformer.inference": ("streamer.backends",),
     "models.checkpoint": ("streamer.backends", "streamer.cli"),
     "models.info": ("streamer.cli_models",),
     "models.convert": ("streamer.cli_models",),
