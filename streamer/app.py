@@ -9,17 +9,16 @@ import logging
 import time
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 from streamer import edges
 from streamer.backends.base import Backend
 from streamer.core import Message, Reason, Scores, SegmentEnd, Site, Status, StreamRules
 from streamer.engine import Engine
 from streamer.errors import BackendError
-from streamer.journal import Journal, default_path
+from streamer.journal import Journal, place_of
 from streamer.journal_file import Found
 from streamer.line import build_line
-from streamer.orders import Orders
+from streamer.orders import Command, Orders
 from streamer.outbox import Outbox
 from streamer.reporter import interrupted, status_message
 from streamer.rules.base import Tunable
@@ -32,9 +31,10 @@ BROKEN_S = 15.0  # a sink with a mistake of ours in it: rarely enough to keep th
 STATS_S = 30.0
 OPEN_S = 3.0  # for the outbox's file, at the start; a broken one is read through in less
 STUCK_S = 120.0  # the largest batch of the largest model takes half a minute on a slow CPU
-STOP_S = 4.1  # from a signal to the end of the sinks; service managers and people are promised 5 s for it all
-LAST_WORD_S = 1.5  # of it: for sinks that were cut off to say `offline`
-RELEASE_S = 1.0  # of it: for sources to let go of their devices
+STOP_S = 3.1  # from a signal to the end of the sinks: 5 s are promised for it all, also where a busy machine runs late
+RELEASE_S = 0.6  # of it: for sources to let go of their devices; then the engine drains
+DELIVER_S = 0.1  # of it: for sinks to deliver, even where sources and engine took all they may
+LAST_WORD_S = 0.9  # of it: for sinks that were cut off to say `offline`
 
 
 class App:
@@ -57,6 +57,7 @@ class App:
         self._stop = asyncio.Event()
         self._reason = Reason.STOP
         self._keeps_backend = False
+        self._asked = 0.0  # when to stop, the last time
         self._supervisors = {name: self._supervisor(name) for name in settings.streams}
         self.journal = self._make_journal()
         self.orders = Orders(settings, self._supervisors, self._put, self.journal)
@@ -64,14 +65,12 @@ class App:
         self._sinks = {name: edges.build_sink(config, site) for name, config in settings.sinks.items()}
         self.outboxes = {name: self._outbox(name) for name in self._sinks}
         self._inherited: dict[str, list[Message]] = {}
+        self._standing: list[Command] = []
         self._failure: BaseException | None = None
 
     def _make_journal(self) -> Journal | None:
-        path = self.settings.outbox.path
-        if path is None:
-            return None
-        place = default_path(self.settings.node) if path == "auto" else Path(path).expanduser()
-        return Journal(place, self._adopt, self._wake)
+        place = place_of(self.settings)
+        return Journal(place, self._adopt, self._wake) if place else None
 
     def _outbox(self, sink: str) -> Outbox:
         options = self.settings.outbox
@@ -90,8 +89,11 @@ class App:
         return StreamRules(name, self._supervisors[name].line.rules, tunable)
 
     def stop(self, reason: Reason = Reason.STOP, *, keep_backend: bool = False) -> None:
-        """Let `run` come to its end; events that are open end for `reason`, and the model may be left to another."""
-        self._reason, self._keeps_backend = reason, keep_backend
+        """Let `run` come to its end; events that are open end for `reason`.
+
+        The model may be left to another: that waits until it is at rest, unless this is called again without.
+        """
+        self._reason, self._keeps_backend, self._asked = reason, keep_backend, time.monotonic()
         self._stop.set()
 
     async def run(self) -> None:
@@ -118,7 +120,8 @@ class App:
                 wait.cancel()
 
     def succeed(self, before: "App") -> None:
-        """Take over what `before`, which has ended, could not deliver and this one won't find on the disk."""
+        """Take over what `before`, which has ended, was ordered, and could not deliver and is not on the disk."""
+        self._standing = before.orders.standing(self.settings)
         is_same_file = before.journal and self.journal and before.journal.path == self.journal.path
         for sink in self.outboxes.keys() & before.outboxes.keys():
             left = before.outboxes[sink].left
@@ -128,6 +131,7 @@ class App:
         for sink, messages in self._inherited.items():
             for message in messages:
                 self.outboxes[sink].put(message)
+        self.orders.go_on(self._standing)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -235,11 +239,12 @@ class App:
     ) -> None:
         """Sources, engine, rules, outboxes, sinks: each is given what the one before it had left."""
         log.info("stopping")
-        deadline = time.monotonic() + STOP_S
+        began = time.monotonic()
         for task in sources:
             task.cancel()
         await asyncio.wait(sources, timeout=RELEASE_S)
-        has_ended = await asyncio.to_thread(engine.stop)
+        has_ended = await asyncio.to_thread(engine.stop, lambda: self._keeps_backend and _is_at_work(engine))
+        began = time.monotonic() if self._keeps_backend else max(began, self._asked)
         if self._keeps_backend and not has_ended:
             self._fail(BackendError("the model hangs"))
         elif has_ended and not self._keeps_backend:
@@ -249,7 +254,7 @@ class App:
             supervisor.set_status(Status.OFFLINE)
             for message in supervisor.line.reporter.stop(self._reason):
                 self._put(message)
-        await self._close_sinks(sinks, deadline)
+        await self._close_sinks(sinks, began + STOP_S)
         for task in sources:
             task.cancel()  # again: one that still waits for a driver to let go
 
@@ -259,7 +264,7 @@ class App:
             outbox.close()
         if not sinks:
             return
-        await asyncio.wait(sinks.values(), timeout=max(0.1, deadline - time.monotonic() - LAST_WORD_S))
+        await asyncio.wait(sinks.values(), timeout=max(DELIVER_S, deadline - time.monotonic() - LAST_WORD_S))
         for name, task in sinks.items():
             if task.cancel() and self.outboxes[name].pending:
                 fate = "wait on disk" if self.journal and not self.journal.is_failing else "were not delivered"
@@ -282,3 +287,8 @@ class App:
             self.stats.gauge("reconnects", sum(getattr(sink, "reconnects", 0) for sink in self._sinks.values()))
             self.stats.gauge("overflows", sum(supervisor.source.overflows for supervisor in self._supervisors.values()))
             self._put(Message("stats", self.stats.snapshot(), qos=0))
+
+
+def _is_at_work(engine: Engine) -> bool:
+    """Whether its pass in hand may still come to an end: a large batch on a slow CPU is no hang."""
+    return time.monotonic() - engine.stepped < STUCK_S

@@ -76,7 +76,8 @@ def _row(record: Record) -> str:
         return f"{record['end_s']:9.2f} s  {record['rule']}: {record['why'] or 'nothing to say'}"
     length = "" if record["offset_s"] is None else f" {record['duration_s']:8.2f} s, {record['end_reason']}"
     at = record["onset_s"] if record["offset_s"] is None else record["offset_s"]
-    return f"{at:9.2f} s  {record['event_type']:<5} {record['label']:<28} {record['score_peak']:.2f} {length}"
+    said = f"{record['event_type']:<5} {record['rule']:<16} {record['label']:<28} {record['score_peak']:.2f} {length}"
+    return f"{at:9.2f} s  {said}"
 
 
 # -- the past ----------------------------------------------------------------------------------------------------------
@@ -107,11 +108,12 @@ def events(args: argparse.Namespace) -> int:
 
 def _history(settings: "Settings", config: Path) -> Path:
     """The file of the first sink that keeps a history."""
+    from streamer.paths import expanded
     from streamer.sinks.sqlite import Config
 
     for sink in settings.sinks.values():
         if isinstance(sink, Config):
-            return Path(sink.path)
+            return expanded(sink.path)
     how = "add one, as 'sinks: {history: {type: sqlite, path: events.sqlite}}', or name a file with --db"
     raise ConfigError(f"{config}: no sink of type sqlite keeps a history; {how}")
 

@@ -5,7 +5,9 @@ A mistake is one sentence with its line:
 The edges (sources, rules, sinks) bring their own models; who reads a file passes in where to find them.
 """
 
+import os.path
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -15,9 +17,10 @@ import yaml
 from pydantic import BaseModel, Field, create_model
 
 from models.spec import ModelSpec
-from streamer.document import Document, KeyPath, read, unset_sentence
+from streamer.document import Document, KeyPath, dotted, read, unset_sentence
 from streamer.errors import ConfigError
 from streamer.mistakes import did_you_mean, validated
+from streamer.paths import default_outbox, expanded, misplaced
 from streamer.references import misfits, unwatchable
 from streamer.settings import ModelConfig, Name, Settings, StreamConfig
 
@@ -66,7 +69,6 @@ def parse(text: str, name: str, edge_config: EdgeConfig, spec_of: SpecOf | None 
     shape = validated(Settings, check.document.data, check.document, ())
     check.backend()
     check.secrets()
-    check.outbox()
     check.keeping()
     check.topics()
     rules = {path[-1]: check.edge("rule", path) for path in check.entries("rules")}
@@ -75,6 +77,7 @@ def parse(text: str, name: str, edge_config: EdgeConfig, spec_of: SpecOf | None 
     for path in check.entries("streams"):
         check.changes(rules, path)
     check.sharing(sources, sinks)
+    check.files()
     unwatchable(check.document)
     if spec_of and (spec := check.spec(spec_of)):
         misfits(spec, check.document, default_hop_s=StreamConfig.model_fields["hop_s"].default)
@@ -135,11 +138,38 @@ class _Check:
         if "listening" in self.document.at(("rules",)):
             self.document.add(("rules", "listening"), "no name for a rule, as it stands in a topic of its stream")
 
-    def outbox(self) -> None:
-        """SQLite's own words for a folder are no help."""
-        path = self.document.at(("outbox",)).get("path")
-        if isinstance(path, str) and Path(path).expanduser().is_dir():
-            self.document.add(("outbox", "path"), f"'{path}' is a folder; name a file in it")
+    def files(self) -> None:
+        """What is written needs a place, and an SQLite file one of its own: its own words for either are no help."""
+        taken: dict[str, KeyPath] = {}
+        for at in (("outbox", "path"), *(("sinks", name, "path") for name in self.document.at(("sinks",)))):
+            if (path := self._place(at)) is None:
+                continue
+            first = taken.setdefault(os.path.realpath(path), at)
+            if first != at and not self._type_of(first) == self._type_of(at) == "jsonl":
+                self.document.add(at, f"the same file as {dotted(first)}; give each a file of its own")
+
+    def _type_of(self, at: KeyPath) -> Any:
+        return self.document.at(at[:-1]).get("type")
+
+    def _place(self, at: KeyPath) -> Path | None:
+        """Where the file named at `at` lies; None where none is, or it can't lie there, which is noted."""
+        is_outbox = at[0] == "outbox"
+        text = self.document.at(at[:-1]).get("path", "auto" if is_outbox else None)
+        if not isinstance(text, str) or (text == "-" and not is_outbox):
+            return None
+        if is_outbox and text == "auto":
+            with suppress(ConfigError):  # only who runs needs it
+                return default_outbox(str(self.document.data.get("node")))
+            return None
+        shown = self.document.written.get(at, text)
+        try:
+            path = expanded(text, shown)
+        except ConfigError as error:
+            self.document.add(at, str(error))
+            return None
+        if said := misplaced(path, shown):
+            self.document.add(at, said)
+        return None if said else path
 
     def keeping(self) -> None:
         """What outlives the process needs a file."""

@@ -77,13 +77,17 @@ async def _run(app: App, stop: asyncio.Event, reload: asyncio.Event, load: Calla
     stopping = asyncio.create_task(stop.wait(), name="signals")
     await asyncio.wait((running, succession, stopping), return_when=asyncio.FIRST_COMPLETED)
     successor = succession.result() if succession.done() and not running.done() and not stopping.done() else None
-    keeps_backend = successor is not None and successor.backend is app.backend
-    app.stop(Reason.RELOAD if successor else Reason.STOP, keep_backend=keeps_backend)
+    if successor:
+        app.stop(Reason.RELOAD, keep_backend=successor.backend is app.backend)
+        await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if not running.done():
+        app.stop()
     succession.cancel()
     stopping.cancel()
     await running
-    if successor:
-        successor.succeed(app)
+    if successor is None or stop.is_set():
+        return None
+    successor.succeed(app)
     return successor
 
 

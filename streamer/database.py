@@ -15,7 +15,7 @@ BUSY_S = 5.0            # for a backup or a person at the sqlite3 prompt to let 
 FAULTS = (OSError, sqlite3.Error, DatabaseError)    # what `explain` explains
 
 WRITE = "it can't be written ({}); check its folder and permissions"
-HELD = "another program holds the file; close it there"
+HELD = "another program holds the file; close it there, or, if that is another streamer, give each its own {own}"
 ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full; make room on it",
     sqlite3.SQLITE_BUSY: HELD,
@@ -74,15 +74,18 @@ def _version(database: sqlite3.Connection, kind: Kind) -> int:
     return version
 
 
-def explain(path: Path, error: Exception) -> str:
-    """What went wrong with the file at `path`, for people; one that is beyond repair has been set aside."""
+def explain(path: Path, error: Exception, own: str = "path") -> str:
+    """What went wrong with the file at `path`, for people; one that is beyond repair has been set aside.
+
+    `own` says what of the configuration gives each streamer a file of its own.
+    """
     if is_broken(error):
         return f"the file is broken ({error}); {_set_aside(path)}"
     match error:
         case OSError():
             return f"{error.strerror}; check its folder and permissions"
         case sqlite3.Error():
-            return ADVICE.get(_code(error), "{}; check the file").format(error)
+            return ADVICE.get(_code(error), "{}; check the file").format(error, own=own)
     return str(error)
 
 

@@ -94,8 +94,11 @@ class Engine:
         self._thread = threading.Thread(target=run, name="engine", daemon=True)
         self._thread.start()
 
-    def stop(self) -> bool:
+    def stop(self, is_patient: Callable[[], bool] = lambda: False) -> bool:
         """Score what is queued, for about `DRAIN_S`, and end the thread. Blocks: not for the event loop.
+
+        Args:
+            is_patient: whether to wait on for a pass that takes longer; asked again and again, in this thread.
 
         Returns:
             Whether it ended; if not, the model is still at work, and nothing of it will be delivered any more.
@@ -104,6 +107,8 @@ class Engine:
         if self._thread is None:
             return True
         self._thread.join(DRAIN_S)
+        while self._thread.is_alive() and is_patient():
+            self._thread.join(IDLE_S)
         self._is_abandoned = self._thread.is_alive()
         return not self._is_abandoned
 

@@ -6,7 +6,6 @@ start, what an earlier life left. Event loop only; a thread of its own keeps the
 
 import asyncio
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from streamer.errors import ConfigError
 from streamer.journal_file import Batch, Entry, Found, JournalFile, Order
+from streamer.paths import default_outbox, expanded
+from streamer.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +24,18 @@ PATIENCE_S = 2.0    # a worn memory card stands still for a second now and then;
 CLOSE_S = 0.4       # at the end, of the 5 s that a stop may take
 
 
-def default_path(node: str) -> Path:
-    """Where a journal lies if nobody says otherwise: systemd's state folder, or the user's."""
-    folder = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(folder or f"{state}/streamer").expanduser() / f"outbox-{node}.sqlite"
+def place_of(settings: Settings) -> Path | None:
+    """Where the journal of `settings` lies; None: they want none.
+
+    Raises:
+        ConfigError: in a home folder that is not there.
+    """
+    if (path := settings.outbox.path) is None:
+        return None
+    try:
+        return default_outbox(settings.node) if path == "auto" else expanded(path)
+    except ConfigError as error:
+        raise ConfigError(f"{settings.locate('outbox', 'path')}: {error}") from None
 
 
 class Journal:

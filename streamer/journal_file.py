@@ -256,7 +256,7 @@ class JournalFile:
     def _fail(self, error: Exception) -> None:
         if is_broken(error):
             self._let_go()
-        sentence = explain(self._path, error)
+        sentence = explain(self._path, error, own="node or outbox.path")
         now = time.monotonic()
         if sentence != self._said[0] or now - self._said[1] >= REMIND_S:
             self._said = sentence, now

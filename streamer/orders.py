@@ -1,4 +1,4 @@
-"""Orders from outside, as MQTT brings them: checked word by word, and obeyed until the daemon ends.
+"""Orders from outside, as MQTT brings them: checked word by word, and obeyed until the process ends.
 
 In: a topic under `<base>/<node>/` and its text. Out: messages that say what is so now. Event loop only.
 """
@@ -39,6 +39,11 @@ class Command:
     rule: str
     value: float
 
+    @property
+    def topic(self) -> str:
+        """Where it is given."""
+        return "/".join(word for word in (self.stream_id, self.rule, self.verb, "set") if word)
+
 
 class Orders:
     """Obeys.
@@ -62,6 +67,7 @@ class Orders:
         self._put = put
         self._journal = journal
         self._rules = {name: supervisor.line.rules for name, supervisor in supervisors.items()}
+        self._tuned: dict[tuple[str, str], Command] = {}  # thresholds that were set, by stream and rule
 
     def states(self) -> Iterator[Message]:
         """What can be ordered otherwise, as it is before any order."""
@@ -92,6 +98,27 @@ class Orders:
             if self._journal:
                 self._journal.drop(order)
 
+    def standing(self, settings: Settings) -> list[Command]:
+        """What was ordered and holds on when `settings` take over: of a rule that they change, not its threshold."""
+        lasting = []
+        for name, supervisor in self._supervisors.items():
+            if name not in settings.streams:
+                continue
+            if supervisor.is_paused:
+                lasting.append(Command("listening", name, "", 0.0))
+            old, new = self._settings.rules_of(name), settings.rules_of(name)
+            same = [rule for rule, config in old.items() if config == new.get(rule)]
+            lasting += [self._tuned[name, rule] for rule in same if (name, rule) in self._tuned]
+            snoozed = supervisor.line.reporter.snoozed()
+            lasting += [Command("snooze", name, rule, left_s) for rule, left_s in snoozed.items() if rule in new]
+        return lasting
+
+    def go_on(self, standing: Iterable[Command]) -> None:
+        """Obey what was ordered before another configuration took over."""
+        for command in standing:
+            self._obey(command, command.topic)
+            log.info("ordered before the reload: %s %g", command.topic, command.value)
+
     def _configured(self, command: Command) -> str:
         """The threshold that the configuration gives, in words."""
         config = self._settings.rules_of(command.stream_id)[command.rule]
@@ -120,6 +147,7 @@ class Orders:
         rule = edges.build_rule(changed, order.rule, line.reporter.info, line.stream.utc)
         for message in line.reporter.replace(order.rule, rule):
             self._put(message)
+        self._tuned[order.stream_id, order.rule] = order
         self._put(_threshold(order.stream_id, order.rule, order.value))
         if self._journal and self._settings.keep_thresholds:
             self._journal.keep(Order(topic, str(order.value), self._configured(order)))

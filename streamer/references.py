@@ -114,7 +114,7 @@ def _barring(document: Document, path: KeyPath, rules: Mapping[str, Options]) ->
     Also where other rules stand between the two.
     """
     graph = {name: list(_watched(options).values()) for name, options in rules.items()}
-    bars = {name: [option for option in BARS if options.get(option)] for name, options in rules.items()}
+    bars = {name: [option for option in BARS if _bars(options, option)] for name, options in rules.items()}
     found = [
         (name, watched) for name, options in rules.items() if options.get("type") == "absence"
         for watched in within(graph[name], graph) if bars.get(watched)
@@ -123,6 +123,12 @@ def _barring(document: Document, path: KeyPath, rules: Mapping[str, Options]) ->
         said = f"what '{watched}' may not start for its {' and '.join(bars[watched])} would be taken for silence"
         document.add((*path, name, "rule"), f"{said}; watch a rule without")
     return bool(found)
+
+
+def _bars(options: Options, option: str) -> bool:
+    """Whether one of `BARS` is given and keeps something from being told; a level of 0 dBFS keeps all."""
+    given = options.get(option)
+    return given is not None if option == "min_level_dbfs" else bool(given)
 
 
 def _watched(options: Options) -> dict[KeyPath, str]:

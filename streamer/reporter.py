@@ -5,7 +5,7 @@ In: `Scores` and `SegmentEnd` in order. Out: messages with topics relative to `<
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
@@ -63,13 +63,13 @@ class Reporter:
         yield from self._wake()
         heard: list[Event] = []
         for name, rule in self.rules.items():
-            if name in self._awake_at:
-                continue
             watched = _of(rule.watches, heard)
-            if isinstance(output, Scores):
-                events = rule.update(output, watched)
-            else:
+            if isinstance(output, SegmentEnd):
                 events = rule.flush(output.at, output.reason, watched)
+            elif name in self._awake_at:
+                events = rule.flush(output.end, Reason.SNOOZE, watched)
+            else:
+                events = rule.update(output, watched)
             heard.extend(events)
             for event in events:
                 yield from self._messages(event)
@@ -88,6 +88,10 @@ class Reporter:
             self._awake_at[name] = self._heard_to
             yield from self._wake()
 
+    def snoozed(self) -> dict[str, float]:
+        """Rules that sleep, and for how many more seconds of sound."""
+        return {name: (at - self._heard_to) / self.info.sample_rate for name, at in self._awake_at.items()}
+
     def replace(self, name: str, rule: Rule) -> Iterator[Message]:
         """Go on with another rule of that name; what the old one has open ends."""
         yield from self._cut(name, Reason.RELOAD)
@@ -99,14 +103,14 @@ class Reporter:
         for each, rule in self.rules.items():
             if each in cut or not cut.isdisjoint(rule.watches):
                 cut.add(each)
-                ended.extend(rule.flush(self._heard_to, reason, _of(rule.watches, ended)))
+                ended.extend(rule.flush(self._heard_to, reason, _of(rule.watches, ended), cut))
         for event in ended:
             yield from self._messages(event)
 
     def _wake(self) -> Iterator[Message]:
         """Say of the rules that slept long enough that they are awake."""
         for name in [name for name, at in self._awake_at.items() if at <= self._heard_to]:
-            del self._awake_at[name]
+            self.rules[name].flush(self._awake_at.pop(name), Reason.SNOOZE)  # nothing is open: to tell it when it woke
             yield self._state(name, None)
 
     def _readings(self, scores: Scores) -> Iterator[Message]:
@@ -166,16 +170,23 @@ class Reporter:
         return Message(f"{self.info.stream_id}/scores", payload, qos=0)
 
     def _state(self, rule: str, event: Event | None) -> Message:
-        awake_at = self._awake_at.get(rule)
         payload = {
             "state": "ON" if event else "OFF",
             "event_id": event.id if event else None,
             "label": self.info.labels[event.label] if event else None,
             "score": round(event.score, 4) if event else None,
             "onset": self._onsets[event.id] if event else None,
-            "snoozed_until": None if awake_at is None else _iso(self._utc(awake_at)),
+            "snoozed_until": self._snoozed_until(rule),
         }
         return Message(f"{self.info.stream_id}/{rule}/state", payload, retain=True)
+
+    def _snoozed_until(self, rule: str) -> str | None:
+        awake_at = self._awake_at.get(rule)
+        if awake_at is None:
+            return None
+        if not self._heard_to:  # positions have no time before there is sound
+            return _iso(datetime.now(UTC) + timedelta(seconds=awake_at / self.info.sample_rate))
+        return _iso(self._utc(awake_at))
 
 
 def status_message(stream_id: str, status: Status) -> Message:

@@ -95,9 +95,14 @@ class Supervisor:
             self.set_status(Status.PAUSED)
         self._put(self.listening())
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether somebody asked not to listen."""
+        return not self._wanted.is_set()
+
     def listening(self) -> Message:
         """Whether it is meant to listen."""
-        return Message(f"{self._name}/listening/state", "ON" if self._wanted.is_set() else "OFF", retain=True)
+        return Message(f"{self._name}/listening/state", "OFF" if self.is_paused else "ON", retain=True)
 
     async def run(self) -> None:
         """Keep one source open: reopen it, ever more patiently, when it fails. Returns at its natural end."""

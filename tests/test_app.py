@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from streamer import app, config, edges, journal_file, supervisor
+from streamer import app, config, edges, engine, journal, journal_file, supervisor
 from streamer.core import Reason, StreamRules
 from streamer.errors import BackendError, CommandError, SourceError
 from streamer.outbox import is_event
+from streamer.sinks import _mqtt_connect
 from tests.fakes import FakeBackend, FakeSource, loudness, spec_of
 
 SETTINGS = """
@@ -164,6 +165,72 @@ def test_a_model_that_hangs_ends_the_process(daemon, monkeypatch):
     may_go_on.set()
 
 
+# -- a model that is slower than a stop may take -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(daemon, monkeypatch):
+    """A daemon whose model takes until `may_go_on` for its first pass, and what happens meanwhile."""
+    monkeypatch.setattr("streamer.engine.DRAIN_S", 0.02)
+    is_busy, may_go_on = threading.Event(), threading.Event()
+
+    def hear(window):
+        is_busy.set()
+        may_go_on.wait(10)
+        return [9.0]
+
+    made, sink = daemon(FakeSource(NOISE, end=None), backend=FakeBackend(spec_of("Noise", window_frames=50), hear))
+
+    async def run(meanwhile):
+        running = asyncio.ensure_future(made.run())
+        try:
+            await until(is_busy.is_set)
+            made.stop(Reason.RELOAD, keep_backend=True)
+            await meanwhile(made, running, may_go_on)
+            await running
+        finally:
+            may_go_on.set()
+
+    return lambda meanwhile: asyncio.run(run(meanwhile)), sink
+
+
+def test_a_reload_waits_for_the_pass_in_hand(slow):
+    run, sink = slow
+
+    async def takes_longer_than_a_stop_may(made, running, may_go_on):
+        await asyncio.wait((running,), timeout=0.1)
+        assert not running.done()
+        may_go_on.set()
+
+    run(takes_longer_than_a_stop_may)
+    assert [event["end_reason"] for event in sink.of("room/event")] == [None, "reload"]
+
+
+def test_a_reload_that_finds_a_model_hanging_ends_the_process(slow, monkeypatch):
+    monkeypatch.setattr(app, "STUCK_S", 0.2)
+    run, _ = slow
+
+    async def hangs(made, running, may_go_on):
+        await asyncio.wait((running,), timeout=10)
+
+    with pytest.raises(BackendError, match=r"no answer|hangs"):
+        run(hangs)
+
+
+def test_a_stop_does_not_wait_for_what_a_reload_waits_for(slow):
+    run, sink = slow
+
+    async def is_told_to_stop(made, running, may_go_on):
+        await asyncio.wait((running,), timeout=0.1)
+        made.stop()
+        await asyncio.wait((running,), timeout=5)
+        assert running.done()
+
+    run(is_told_to_stop)
+    assert sink.phases("room") == []
+    assert sink.of("room/status")[-1] == "offline"
+
+
 @pytest.mark.parametrize("error", [SourceError("no such device"), OSError("too many open files")])
 def test_a_source_that_fails_is_tried_again_and_the_others_go_on(daemon, monkeypatch, caplog, error):
     monkeypatch.setattr(supervisor, "FIRST_WAIT_S", 0.01)
@@ -299,6 +366,31 @@ def test_a_successor_delivers_what_waits_in_memory(daemon, monkeypatch):
     assert sink.phases("room") == ["start", "end"]
 
 
+def test_a_successor_obeys_what_was_ordered(daemon):
+    before, told = daemon(FakeSource(NOISE, end=None), FakeSource(NOISE, end=None))
+    room = FakeSource(NOISE)
+    after, sink = daemon(room, FakeSource(NOISE))
+
+    async def run():
+        async with running(before):
+            await until(lambda: told.phases("room") and told.phases("hall"))
+            before.orders.take("room/listening/set", "OFF")
+            before.orders.take("room/noise/threshold/set", "0.7")
+            before.orders.take("hall/noise/snooze/set", "3600")
+        after.succeed(before)
+        async with running(after):
+            await until(lambda: "offline" in sink.of("hall/status"))
+
+    asyncio.run(run())
+    assert (room.n_opened, sink.of("room/status")) == (0, ["paused", "offline"])
+    assert sink.of("room/listening/state") == ["OFF"]
+    assert sink.of("hall/listening/state") == ["ON"]
+    assert sink.of("room/noise/threshold/state") == ["0.7"]
+    assert sink.of("hall/noise/threshold/state") == ["0.6"]
+    assert sink.phases("hall") == []
+    assert sink.of("hall/noise/state")[-1]["snoozed_until"] is not None
+
+
 def test_a_successor_finds_on_the_disk_what_waits_there(daemon, tmp_path, monkeypatch):
     on_disk = SETTINGS.replace("path: null", f"path: {tmp_path / 'outbox'}")
     monkeypatch.setattr(app, "STOP_S", 0.2)
@@ -326,6 +418,12 @@ def test_a_sink_that_broke_gets_again_what_it_had_in_its_hands(daemon, monkeypat
     monkeypatch.setattr(sink, "run", run)
     asyncio.run(made.run())
     assert sink.phases("room") == ["start", "end"]
+
+
+def test_all_that_may_be_slow_at_a_stop_leaves_a_second_of_the_five_that_are_promised():
+    assert round(app.RELEASE_S + engine.DRAIN_S + app.DELIVER_S + app.LAST_WORD_S, 3) <= app.STOP_S
+    assert 2 * _mqtt_connect.FAREWELL_S < app.LAST_WORD_S, "both answers of a broker that is frozen"
+    assert app.STOP_S + journal.CLOSE_S <= 4
 
 
 def test_it_stops_while_it_waits_for_a_disk_that_hangs(daemon, tmp_path, monkeypatch):

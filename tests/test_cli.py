@@ -52,6 +52,20 @@ def test_check_reports_every_mistake_and_exits_2(tmp_path, capsys):
     assert "Did you mean 'onset_threshold'?" in mistakes[2]
 
 
+def test_check_knows_whether_events_can_be_kept(tmp_path, capsys, monkeypatch):
+    def nobody(uid):
+        raise KeyError(uid)
+
+    path = tmp_path / "config.yaml"
+    path.write_text("node: garage\nstreams: {mic: {source: {type: microphone}}}\n")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for name in ("STATE_DIRECTORY", "XDG_STATE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert cli.main(["check", "-c", str(path)]) == 2
+    said = "there is no home folder to keep events in; set outbox.path to a file, or to null"
+    assert capsys.readouterr().err == f"{path}:1: outbox.path: {said}\n"
+
+
 def test_check_knows_the_models_labels(tmp_path, capsys):
     path = tmp_path / "bad.yaml"
     path.write_text(
@@ -171,7 +185,18 @@ def test_explain_says_why_window_by_window(capsys, monkeypatch):
     assert cli.main(["detect", "--explain", "siren.wav"]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert rows[:2] == ["siren.wav", "     1.01 s  siren: Siren 1.0"]
-    assert rows[2].split() == ["0.92", "s", "start", "Siren", "1.00"]
+    assert rows[2].split() == ["0.92", "s", "start", "siren", "Siren", "1.00"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_events_on_a_terminal_say_which_rule_told_them(capsys, monkeypatch):
+    path = Path("config.yaml")
+    path.write_text(path.read_text().replace("0.6}}\n", "0.6}, gone: {type: absence, rule: siren, for_s: 0.1}}\n"))
+    soundfile.write("siren.wav", np.append(soundfile.read("siren.wav")[0], np.zeros(64000)), 16000, subtype="FLOAT")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert cli.main(["detect", "siren.wav"]) == 0
+    rows = [row.split()[2:5] for row in capsys.readouterr().out.splitlines()[1:]]
+    assert rows == [[phase, rule, "Siren"] for rule in ("siren", "gone") for phase in ("start", "end")]
 
 
 @pytest.mark.usefixtures("quick", "talkative")

@@ -61,10 +61,20 @@ class Mqtt(Edge):
     tls: Tls | bool | None = None
 
 
+class Sqlite(Edge):
+    type: Literal["sqlite"] = "sqlite"
+    path: str
+
+
+class Jsonl(Edge):
+    type: Literal["jsonl"] = "jsonl"
+    path: str
+
+
 EDGES: dict[str, dict[str, type[BaseModel]]] = {
     "source": {"file": File, "microphone": Microphone, "stdin": Stdin},
     "rule": {"threshold": Threshold},
-    "sink": {"mqtt": Mqtt},
+    "sink": {"mqtt": Mqtt, "sqlite": Sqlite, "jsonl": Jsonl},
     "backend": {"local": ModelConfig},
 }
 
@@ -141,6 +151,28 @@ TOP = "node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\n{}\n"  
         (TOP, "outbox: {path: null}\nkeep_thresholds: true",
          "4: keep_thresholds: needs a file to keep them in; set outbox.path, or false here"),
         (TOP, "outbox: {max_events: 0}", "3: outbox.max_events: must be at least 1, not 0"),
+        (TOP, "outbox: {path: ~nobody-here/x}",
+         "3: outbox.path: '~nobody-here/x' lies in a home folder that is not there; write the path in full"),
+        (TOP, "outbox: {path: /usr}", "3: outbox.path: '/usr' is a folder; name a file in it"),
+        (TOP, f"outbox: {{path: {__file__}/x/y}}",
+         f"3: outbox.path: the parent of '{__file__}/x/y' is no folder; name a file in one"),
+        (SINK, "{type: sqlite, path: ~nobody-here/x}",
+         "4: sinks.mqtt.path: '~nobody-here/x' lies in a home folder that is not there; write the path in full"),
+        (SINK, "{type: sqlite, path: /usr}", "4: sinks.mqtt.path: '/usr' is a folder; name a file in it"),
+        (SINK, '{type: jsonl, path: "${FOLDER}"}',
+         "4: sinks.mqtt.path: '${FOLDER}' is a folder; name a file in it"),
+        (SINK, f"{{type: jsonl, path: {__file__}/x}}",
+         f"4: sinks.mqtt.path: the parent of '{__file__}/x' is no folder; name a file in one"),
+        (TOP, "outbox: {path: ev}\nsinks: {a: {type: sqlite, path: ./x/../ev}}",
+         "4: sinks.a.path: the same file as outbox.path; give each a file of its own"),
+        (TOP, "outbox: {path: ev}\nsinks: {a: {type: jsonl, path: ev}}",
+         "4: sinks.a.path: the same file as outbox.path; give each a file of its own"),
+        (SINK, "{type: sqlite, path: ev}\n  b: {type: sqlite, path: ev}",
+         "5: sinks.b.path: the same file as sinks.mqtt.path; give each a file of its own"),
+        (SINK, "{type: jsonl, path: ev}\n  b: {type: sqlite, path: ev}",
+         "5: sinks.b.path: the same file as sinks.mqtt.path; give each a file of its own"),
+        (SINK, "{type: sqlite, path: ~/.local/state/streamer/outbox-garage.sqlite}",
+         "4: sinks.mqtt.path: the same file as outbox.path; give each a file of its own"),
         # types of edges
         (SOURCE, "{type: microfone}",
          f"4: streams.mic.source.type: unknown source 'microfone'; {SOURCES}. Did you mean 'microphone'?"),
@@ -149,7 +181,8 @@ TOP = "node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\n{}\n"  
         (SOURCE, "microphone", "4: streams.mic.source: must be a mapping, not 'microphone'"),
         (RULE, "a: {type: thresold, labels: [Bark]}",
          "4: rules.a.type: unknown rule 'thresold'; known: threshold. Did you mean 'threshold'?"),
-        (SINK, "{type: [mqtt]}", "4: sinks.mqtt.type: must name a sink; known: mqtt. Did you mean 'mqtt'?"),
+        (SINK, "{type: [mqtt]}",
+         "4: sinks.mqtt.type: must name a sink; known: mqtt, sqlite, jsonl. Did you mean 'mqtt'?"),
         (TOP, "model: {backend: locl}",
          "3: model.backend: unknown backend 'locl'; known: local. Did you mean 'local'?"),
         # values
@@ -245,6 +278,9 @@ def test_each_mistake_has_its_sentence(
     monkeypatch.setenv("WORD", "hush")
     monkeypatch.setenv("BIG", "70000")
     monkeypatch.setenv("LOW", "0.1")
+    monkeypatch.setenv("FOLDER", "/usr")
+    for name in ("STATE_DIRECTORY", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
     assert mistakes_of(template.format(wrong)) == [f"c.yaml:{sentence}"]
 
 
@@ -268,6 +304,15 @@ def test_each_mistake_has_its_sentence(
 )
 def test_each_broken_file_has_its_sentence(text: str, sentence: str) -> None:
     assert mistakes_of(text) == [f"c.yaml:{sentence}"]
+
+
+@pytest.mark.parametrize("sinks", [
+    "{a: {type: jsonl, path: ev}, b: {type: jsonl, path: ev}}",
+    "{a: {type: jsonl, path: '-'}, b: {type: jsonl, path: '-'}}",
+    "{a: {type: sqlite, path: ev}, b: {type: sqlite, path: ev2}}",
+])  # fmt: skip
+def test_files_that_do_not_harm_each_other(sinks: str) -> None:
+    assert settings_of(TOP.format(f"outbox: {{path: null}}\nsinks: {sinks}")).sinks.keys() == {"a", "b"}
 
 
 def test_all_mistakes_at_once_in_the_order_of_the_file() -> None:

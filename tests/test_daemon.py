@@ -1,11 +1,14 @@
 """The process around the daemon: its threads, its signals, its changes of configuration."""
 
+import asyncio
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from streamer import daemon
+from streamer.core import Reason
 
 
 def test_calls_get_threads_that_nobody_waits_for():
@@ -19,3 +22,44 @@ def test_calls_get_threads_that_nobody_waits_for():
     assert time.monotonic() - began < 5
     with pytest.raises(ZeroDivisionError):
         threads.submit(lambda: 1 // 0).result(5)
+
+
+class SlowApp:
+    """Takes until a stop without `keep_backend`, or until its model is at rest, to end."""
+
+    settings = SimpleNamespace(model=None)
+    backend = object()
+
+    def __init__(self):
+        self.told, self.succeeded = [], []
+        self.has_ended = asyncio.Event()
+
+    def stop(self, reason=Reason.STOP, *, keep_backend=False):
+        self.told.append((reason, keep_backend))
+        if not keep_backend:
+            self.has_ended.set()
+
+    async def run(self):
+        await self.has_ended.wait()
+
+    def succeed(self, before):
+        self.succeeded.append(before)
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_reload_lets_the_old_one_come_to_its_end_unless_a_signal_says_stop(monkeypatch, is_stopped):
+    async def run():
+        before, after, stop, reload = SlowApp(), SlowApp(), asyncio.Event(), asyncio.Event()
+        monkeypatch.setattr(daemon, "App", lambda settings, backend: after)
+        following = asyncio.ensure_future(daemon._run(before, stop, reload, lambda: before.settings))
+        reload.set()
+        async with asyncio.timeout(10):
+            while not before.told:  # noqa: ASYNC110  a plain list
+                await asyncio.sleep(0.005)
+            (stop if is_stopped else before.has_ended).set()
+            successor = await following
+        assert before.told == [(Reason.RELOAD, True), (Reason.STOP, False)][: 1 + is_stopped]
+        assert successor is (None if is_stopped else after)
+        assert after.succeeded == ([] if is_stopped else [before])
+
+    asyncio.run(run())

@@ -16,9 +16,11 @@ import pytest
 
 from streamer import database, journal, journal_file
 from streamer.core import Message
-from streamer.journal import Journal, default_path
+from streamer.errors import ConfigError
+from streamer.journal import Journal, place_of
 from streamer.journal_file import Batch, Entry, Found, Order
 from streamer.outbox import Outbox
+from streamer.settings import ModelConfig, OutboxConfig, Settings, StreamConfig
 
 
 def event(number: int, kind: str = "update") -> Message:
@@ -421,7 +423,9 @@ asyncio.run(main())
         assert other.stdout.readline() == "open\n"
         live(path, life)
     assert len(rows(path)) == 1
-    assert caplog.messages[0].startswith(f"{path}: another program holds the file; close it there; events wait in mem")
+    advice = "close it there, or, if that is another streamer, give each its own node or outbox.path"
+    said = f"{path}: another program holds the file; {advice}; events wait in memory"
+    assert caplog.messages[0].startswith(said)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -524,14 +528,54 @@ def test_a_closed_outbox_gives_what_still_waits_for_the_disk(tmp_path: Path) -> 
     live(tmp_path / "outbox", life)
 
 
-@pytest.mark.parametrize(("environment", "path"), [
-    ({"STATE_DIRECTORY": "/var/lib/streamer:/other"}, "/var/lib/streamer/outbox-garage.sqlite"),
-    ({"XDG_STATE_HOME": "/home/a/state"}, "/home/a/state/streamer/outbox-garage.sqlite"),
-    ({"HOME": "/home/a"}, "/home/a/.local/state/streamer/outbox-garage.sqlite"),
-])  # fmt: skip
-def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], path: str) -> None:
-    for name in ("STATE_DIRECTORY", "XDG_STATE_HOME"):
+AUTO, HOME = "auto", "/home/a"
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without a home folder, as services in containers are."""
+
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for name in ("STATE_DIRECTORY", "XDG_STATE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
+
+
+def settings_of(path: str | None) -> Settings:
+    streams = {"mic": StreamConfig(source=ModelConfig())}
+    return Settings(node="garage", streams=streams, outbox=OutboxConfig(path=path))
+
+
+@pytest.mark.parametrize(("environment", "configured", "path"), [
+    ({"HOME": HOME, "STATE_DIRECTORY": "/var/lib/streamer:/other"}, AUTO, "/var/lib/streamer/outbox-garage.sqlite"),
+    ({"HOME": HOME, "XDG_STATE_HOME": "/home/a/state"}, AUTO, "/home/a/state/streamer/outbox-garage.sqlite"),
+    ({"HOME": HOME}, AUTO, "/home/a/.local/state/streamer/outbox-garage.sqlite"),
+    ({"STATE_DIRECTORY": "/var/lib/streamer"}, AUTO, "/var/lib/streamer/outbox-garage.sqlite"),
+    ({"HOME": HOME}, "~/out.sqlite", "/home/a/out.sqlite"),
+    ({}, "/srv/out.sqlite", "/srv/out.sqlite"),
+])  # fmt: skip
+@pytest.mark.usefixtures("homeless")
+def test_where_it_lies(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], configured: str, path: str
+) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert default_path("garage") == Path(path)
+    assert place_of(settings_of(configured)) == Path(path)
+
+
+@pytest.mark.parametrize(("configured", "sentence"), [
+    (AUTO, "outbox.path: there is no home folder to keep events in; set outbox.path to a file, or to null"),
+    ("~/x", "outbox.path: '~/x' lies in a home folder that is not there; write the path in full"),
+])  # fmt: skip
+@pytest.mark.usefixtures("homeless")
+def test_a_home_folder_that_is_not_there(configured: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        place_of(settings_of(configured))
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.usefixtures("homeless")
+def test_none_is_wanted() -> None:
+    assert place_of(settings_of(None)) is None

@@ -35,7 +35,7 @@ LAYERS = (
     ("streamer.settings",),
     ("streamer.mistakes",),
     ("streamer.document",),
-    ("streamer.core", "streamer.payload"),
+    ("streamer.core", "streamer.payload", "streamer.paths"),
     ("streamer.errors",),
     ("models",),
 )
@@ -78,7 +78,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "threading": (
         (
             "streamer.daemon", "streamer.engine", "streamer.sources", "streamer.sinks._dial", "streamer.stats",
-            "streamer.journal_file", "streamer.cli",
+            "streamer.journal_file",
         ),
         (),
     ),

@@ -60,11 +60,11 @@ rules:
 """
 
 
-def orders(put):
+def orders(put, text=TEXT):
     """Of one stream, whose source plays no part."""
-    settings = config.parse(TEXT, "c.yaml", edges.edge_config)
+    settings = config.parse(text, "c.yaml", edges.edge_config)
     line = build_line(settings, "mic", spec_of("Bark", "Siren"), Stats())
-    return Orders(settings, {"mic": SimpleNamespace(line=line)}, put), line
+    return Orders(settings, {"mic": SimpleNamespace(line=line, is_paused=True)}, put), line
 
 
 def test_a_rule_that_watches_others_has_no_threshold():
@@ -83,3 +83,38 @@ def test_another_threshold_is_that_of_the_labels_without_one_of_their_own():
     assert [(message.topic, message.payload) for message in put] == [("mic/bark/threshold/state", "0.2")]
     rule = line.reporter.rules["bark"].config
     assert (rule.thresholds_of("Bark"), rule.thresholds_of("Siren")) == ((0.2, 0.2), (0.9, 0.8))
+
+
+PAUSED = Command("listening", "mic", "", 0.0)
+ASLEEP = Command("snooze", "mic", "many", 600.0)
+TUNED = Command("threshold", "mic", "bark", 0.2)
+
+
+@pytest.mark.parametrize(("old", "new", "standing"), [
+    ("", "", [PAUSED, TUNED, ASLEEP]),
+    ("node: garage", "node: attic", [PAUSED, TUNED, ASLEEP]),
+    ("offset_threshold: 0.3", "offset_threshold: 0.4", [PAUSED, ASLEEP]),
+    ("[Bark, Siren]", "[Siren]", [PAUSED, ASLEEP]),
+    ("within_s: 60", "within_s: 90", [PAUSED, TUNED, ASLEEP]),
+    ("microphone}}", "microphone}, rules: {bark: {onset_threshold: 0.7}}}", [PAUSED, ASLEEP]),
+    ("microphone}}", "microphone}, rules: {many: off}}", [PAUSED, TUNED]),
+    ("{mic: ", "{yard: ", []),
+])  # fmt: skip
+def test_what_was_ordered_holds_on_but_what_another_configuration_changed(old, new, standing):
+    one, _ = orders([].append)
+    one.take("mic/bark/threshold/set", "0.3")
+    one.take("mic/bark/threshold/set", "0.2")
+    one.take("mic/many/snooze/set", "600")
+    assert one.standing(config.parse(TEXT.replace(old, new), "c.yaml", edges.edge_config)) == standing
+
+
+def test_what_holds_on_is_obeyed_and_holds_on_again():
+    put = []
+    one, _ = orders(put.append)
+    one.go_on([TUNED, ASLEEP])
+    assert [message.topic for message in put] == ["mic/bark/threshold/state", "mic/many/state"]
+    assert one.standing(config.parse(TEXT, "c.yaml", edges.edge_config)) == [PAUSED, TUNED, ASLEEP]
+
+
+def test_an_order_knows_its_topic():
+    assert [order.topic for order in (PAUSED, ASLEEP)] == ["mic/listening/set", "mic/many/snooze/set"]

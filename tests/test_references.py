@@ -126,6 +126,7 @@ def test_a_rule_can_not_watch_one_that_is_off_on_a_stream() -> None:
     ("refractory_s: 300", "refractory_s"),
     ("unless: [Rain]", "unless"),
     ("min_level_dbfs: -50.0", "min_level_dbfs"),
+    ("min_level_dbfs: 0", "min_level_dbfs"),
     ("schedule: {days: [sat], time_zone: UTC}", "schedule"),
     ("unless: [Rain], refractory_s: 9", "refractory_s and unless"),
 ])  # fmt: skip

@@ -1,6 +1,6 @@
 """What rules notice, as the messages that were promised to the outside."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -170,7 +170,9 @@ class Progressing:
         start = Event("01J1", "mic", "bark", 1, Phase.START, scores.end, 0, None, 0.8, 0.8, -30.0)
         return [start, replace(start, phase=Phase.UPDATE, score=0.7)]
 
-    def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
+    def flush(
+        self, at: int, reason: Reason, heard: Sequence[Event] = (), stopped: Collection[str] = ()
+    ) -> list[Event]:
         return []
 
 
@@ -193,7 +195,9 @@ class Echo:
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
         return [replace(each, id=f"{each.id}-again", rule="echo") for each in heard if each.phase == Phase.START]
 
-    def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
+    def flush(
+        self, at: int, reason: Reason, heard: Sequence[Event] = (), stopped: Collection[str] = ()
+    ) -> list[Event]:
         return []
 
 
@@ -296,6 +300,37 @@ def test_a_snooze_ends_what_watching_rules_have_open() -> None:
     assert heard(one, "9.9" + "." * 20, first=616) == [
         "pump start", "pump quiet", "pump start", "restless start", "pump quiet", "stopped start",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("pump", "onsets"), [
+    ("9" * 12, [1.745, 70]),  # missing before the snooze, and after it
+    ("9" * 40, [70]),  # it stops in the snooze
+    ("9" * 75, [70]),  # and that is only known after it
+    ("9" * 90, [79.745]),
+    ("9" * 40 + "." * 5 + "9" * 75, []),  # it stops, and goes on again
+    ("9" * 12 + "." * 48 + "9" * 60, [1.745]),  # it is missing, and goes on again
+    ("9" * 75 + "." * 7 + "9" * 38, []),  # it stops, and goes on again soon after the snooze
+    ("9" * 120, []),
+    ("", []),
+])  # fmt: skip
+def test_an_absence_that_was_snoozed_still_knows_what_is_missing(pump: str, onsets: list[int]) -> None:
+    one, row = pump_room(), pump.ljust(120, ".")
+    messages: list[Message] = []
+    for second, mark in enumerate(row, 1):
+        messages += one.report(scores(second, 0, 0.9 if mark == "9" else 0))
+        if second == 30:
+            messages += one.snooze("stopped", 40)
+    told = [event for event in payloads(messages, "mic/event") if event["rule"] == "stopped"]
+    assert [event["onset_s"] for event in told if event["event_type"] == "start"] == onsets
+
+
+def test_a_rule_can_be_snoozed_before_there_is_any_sound() -> None:
+    def no_time(at: int) -> datetime:
+        raise IndexError(at)
+
+    [message] = reporter(no_time).snooze("dog_bark", 3600)
+    until = datetime.fromisoformat(message.payload["snoozed_until"]) - datetime.now(UTC)  # type: ignore[index]
+    assert 3590 < until.total_seconds() <= 3600
 
 
 def test_another_threshold_ends_what_watching_rules_have_open() -> None:

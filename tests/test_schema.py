@@ -1,6 +1,7 @@
 """The shapes that the outside relies on: the schemas, payloads frozen in tests/golden, and what is really published."""
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -171,13 +172,26 @@ def test_every_status_is_known() -> None:
         validator("status").validate(status_message("mic", status).payload)
 
 
+def published_stats() -> set[str]:
+    """The name of each number that the code counts, gauges or times."""
+    text = "".join(path.read_text() for path in sorted((ROOT / "streamer").rglob("*.py")))
+    found = re.findall(r"stats\.(count|gauge|observe_ms)\(\s*\"(\w+)\"", text)
+    return {f"{name}_ms" if kind == "observe_ms" else name for kind, name in found}
+
+
+def test_all_stats_are_named() -> None:
+    section = (ROOT / "docs" / "mqtt.md").read_text().partition("## `stats`")[2]
+    assert set(SCHEMAS["stats"]["properties"]) == published_stats() > {"windows", "reconnects", "latency_ms"}
+    assert {name for name in published_stats() if f"`{name}`" not in section} == set()
+
+
 def test_stats_fit() -> None:
     stats = Stats()
     stats.count("windows", 3)
     stats.gauge("real_time_factor", 0.25)
     stats.observe_ms("latency", 12.5)
     validator("stats").validate(stats.snapshot())
-    for wrong in ({"windows": "3"}, {"latency_ms": 3}, {"latency_ms": {"p50": 1}}, {"windows": {"p50": 1}}, {"A b": 1}):
+    for wrong in ({"windows": "3"}, {"latency_ms": 3}, {"latency_ms": {"p50": 1}}, {"windows": {"p50": 1}}, {"x": 1}):
         assert not is_valid("stats", wrong), wrong
 
 

@@ -1,6 +1,6 @@
 """An event while a sound is missing that should be there: the pump stopped."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -44,7 +44,7 @@ class Rule:
         self._heard: Event | None = None  # the newest news of the watched rule; before there is any, nothing is missing
         self._may_sound = False  # whether that leaves open that the sound goes on
         self._since: int | None = None  # where the silence began that is counted
-        self._ended_at = 0  # offset of the last event; the watched one may be told with an offset before that
+        self._free_from = 0  # the last event's end, or a snooze's: the watched one may be told with an offset before
         self._open: Event | None = None
 
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
@@ -59,29 +59,34 @@ class Rule:
             self.why = f"open since {self._place.shown(self._open.onset)}"
             return told
         if self._since is None:
-            self._since = scores.end - scores.hop
+            self._since = max(scores.end - scores.hop, self._free_from)
         missing = scores.end - self._since
         self.why = f"{self._config.rule} not heard for {self._place.shown(missing)} of {self._config.for_s:g} s"
         return [*told, self._start(scores, score)] if missing >= self._for else told
 
-    def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
+    def flush(
+        self, at: int, reason: Reason, heard: Sequence[Event] = (), stopped: Collection[str] = ()
+    ) -> list[Event]:
         """End what is open: whether the sound is there is not known any more. That it was heard before stays known.
 
-        But for a snooze or another threshold: after them the watched rule must be heard anew.
+        But for a snooze or another threshold of the watched rule: after them that must be heard anew.
         """
         told = [ended for event in heard for ended in self._take(event)]
         if self._open:
             told.append(self._end(at, at, reason))
         self._since = None
-        self._may_sound = False
-        if reason in (Reason.SNOOZE, Reason.RELOAD):
-            self._heard = None
+        is_deaf = not set(self.watches).isdisjoint(stopped)
+        self._heard = None if is_deaf else self._heard
+        if reason == Reason.SNOOZE and not is_deaf:  # it is this one that sleeps: the watched event may go on
+            self._free_from = max(self._free_from, at)
+        else:
+            self._may_sound = False
         return told
 
     def _take(self, event: Event) -> list[Event]:
         ended = [self._end(event.at, event.onset, Reason.QUIET)] if self._open else []
         self._heard = event
-        self._since = None if event.offset is None else max(event.offset, self._ended_at)
+        self._since = None if event.offset is None else max(event.offset, self._free_from)
         is_cut = event.end_reason == Reason.MAX_DURATION and event.offset == event.at  # else it had left before
         self._may_sound = event.phase != Phase.END or is_cut
         return ended
@@ -112,8 +117,8 @@ class Rule:
 
     def _end(self, at: int, offset: int, reason: Reason) -> Event:
         assert self._open is not None
-        self._ended_at = max(offset, self._open.onset)
-        self.why = f"ended, at {self._place.shown(self._ended_at)}: {reason.value}"
-        ended = replace(self._open, phase=Phase.END, at=at, offset=self._ended_at, end_reason=reason)
+        self._free_from = max(offset, self._open.onset)
+        self.why = f"ended, at {self._place.shown(self._free_from)}: {reason.value}"
+        ended = replace(self._open, phase=Phase.END, at=at, offset=self._free_from, end_reason=reason)
         self._open = None
         return ended

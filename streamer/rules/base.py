@@ -1,6 +1,6 @@
 """What turns scores into events: pure, fed one stream's scores in order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
@@ -43,10 +43,13 @@ class Rule(Protocol):
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> Sequence[Event]:
         """Take one window's scores, and what the rules it watches made of them; return what started or ended by it."""
 
-    def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> Sequence[Event]:
+    def flush(
+        self, at: int, reason: Reason, heard: Sequence[Event] = (), stopped: Collection[str] = ()
+    ) -> Sequence[Event]:
         """End whatever is open at position `at`, where sound stops, or the rule, or one that it watches, is stopped.
 
-        `heard` is what the rules it watches ended by it.
+        `heard` is what the rules it watches ended by it, `stopped` names the rules that are stopped, none where it is
+        the sound. While a rule is asleep it is flushed instead of updated: it hears of what it watches all the same.
         """
 
 

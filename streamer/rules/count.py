@@ -1,7 +1,7 @@
 """An event while another rule's events come thick and fast: a dog that barks five times in ten minutes."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -61,7 +61,9 @@ class Rule:
             told.append(self._end(scores.end, Reason.QUIET))
         return told
 
-    def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
+    def flush(
+        self, at: int, reason: Reason, heard: Sequence[Event] = (), stopped: Collection[str] = ()
+    ) -> list[Event]:
         """End what is open; what was counted is forgotten."""
         for event in heard:
             self._take(event)

@@ -1,7 +1,7 @@
 """An event when other rules' events follow one another: glass breaks, then there are footsteps."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import Annotated, Literal
@@ -69,7 +69,9 @@ class Rule:
                 told += self._start(chain, scores.end)
         return told
 
-    def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
+    def flush(
+        self, at: int, reason: Reason, heard: Sequence[Event] = (), stopped: Collection[str] = ()
+    ) -> list[Event]:
         """End what is open; what was heard is forgotten."""
         ended = self._take(heard)
         if self._open:

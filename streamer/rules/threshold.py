@@ -6,7 +6,7 @@ Smoothed scores are those of the window in the middle: smoothing delays the news
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self
 
@@ -164,7 +164,9 @@ class Rule:
         self._withheld = begun or self._withheld
         return self._maybe_tell(window, at_once=bool(begun) and window.sound.is_instant) if self._withheld else []
 
-    def flush(self, at: int, reason: Reason, heard: Sequence[Event] = ()) -> list[Event]:
+    def flush(
+        self, at: int, reason: Reason, heard: Sequence[Event] = (), stopped: Collection[str] = ()
+    ) -> list[Event]:
         """End the open event, if any: sound stops at `at`, and what comes later is another stretch."""
         self._over.clear()
         self._recent.clear()

@@ -26,7 +26,7 @@ from streamer.sinks._dial import dial
 from streamer.sinks.base import File
 
 TLS_S = 2.0             # for the handshake; the thread that does it can't be cancelled and delays our exit
-FAREWELL_S = 0.7        # for each of the two answers when we leave: whoever stops us is waiting
+FAREWELL_S = 0.4        # for each of the two answers when we leave: whoever stops us is waiting
 BAD_LOGIN = {134, 135}  # the two answers to a CONNECT that mean user or password
 TAKEN_OVER = 142        # MQTT 5, to the older of two connections with one client id; mosquitto 2.0.11 just hangs up
 READING_S = 60          # until a broker drops a reading it couldn't pass on: it was of a moment

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from streamer.core import Message, Site
 from streamer.outbox import Outbox, is_event
+from streamer.paths import expanded
 from streamer.payload import to_json
 from streamer.sinks.base import Retry, Sink
 
@@ -38,7 +39,7 @@ class Config(BaseModel):
 def build(config: Config, site: Site) -> Sink:
     """Make the sink; opens nothing yet. Its events carry their node themselves, so `site` isn't used."""
     del site
-    return Jsonl(None if config.path == "-" else Path(config.path))
+    return Jsonl(None if config.path == "-" else expanded(config.path))
 
 
 class Jsonl:

@@ -22,6 +22,7 @@ from streamer.core import Message, Site
 from streamer.database import BUSY_S, FAULTS, Kind, explain, open_database
 from streamer.errors import SinkError
 from streamer.outbox import Outbox, is_event
+from streamer.paths import expanded
 from streamer.payload import to_json
 from streamer.sinks.base import Retry, Sink
 
@@ -73,7 +74,7 @@ class Config(BaseModel):
 def build(config: Config, site: Site) -> Sink:
     """Make the sink; opens nothing yet. Its events carry their node themselves, so `site` isn't used."""
     del site
-    return Sqlite(Path(config.path), config.keep_days)
+    return Sqlite(expanded(config.path), config.keep_days)
 
 
 class Sqlite:

@@ -81,8 +81,14 @@ class Broker:
         """End it as a service manager would; nothing if it isn't running."""
         if self._process is not None:
             self._process.terminate()
+            self._process.send_signal(signal.SIGCONT)  # should it be frozen
             self._process.wait()
             self._process = None
+
+    def freeze(self) -> None:
+        """Let it answer nobody, its connections open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         """Kill -9: it says goodbye to nobody and loses all it knew."""

@@ -300,7 +300,7 @@ def test_orders_are_passed_on_and_bad_ones_are_told_of(broker: Broker, caplog: p
                 await until(lambda: "hall/listening/set: an order left on the broker is ignored" in caplog.text)
                 for payload in ("maybe", b"\xff", "x" * 101):
                     await hand.publish(f"{base}/mic/listening/set", payload, 1)
-                await hand.publish(f"{base}/mic/bark/snooze/set", "60", 1)
+                await hand.publish(f"{base}/mic/bark/snooze/set", "60", 1, retain=True)  # live, so like any other
                 await hand.publish(f"{base}/mic/bark/threshold/set", "0.5", 1)
                 await until(lambda: len(given) == 2)
             await hand.publish(f"{base}/hall/listening/set", "", 1, retain=True)

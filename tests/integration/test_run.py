@@ -155,3 +155,18 @@ def test_stop_is_quick_without_a_broker_too(tmp_path):
         code, seconds = daemon.stop()
     assert code == 0
     assert seconds < 5
+
+
+def test_stop_is_quick_with_a_frozen_broker_too(tmp_path):
+    scene = write_scene(tmp_path / "scene.wav", 60.0, ((0.5, 50.0),))
+    with (
+        Broker(tmp_path) as broker,
+        Subscriber(broker.port) as heard,
+        Daemon(FILE.format(path=scene, realtime="true", port=broker.port), tmp_path) as daemon,
+    ):
+        heard.wait_for_event("start")
+        broker.freeze()
+        code, seconds = daemon.stop()
+        assert "1 events wait on disk" in daemon.log
+    assert code == 0
+    assert seconds < 5

@@ -82,19 +82,20 @@ def test_the_pump_is_missing_for_five_seconds(sound: str, pump: str, spoke: str,
 
 
 @pytest.mark.parametrize("reason", [Reason.SNOOZE, Reason.RELOAD])
-def test_after_a_snooze_or_another_threshold_the_pump_must_be_heard_anew(reason: Reason) -> None:
+def test_after_a_snooze_or_another_threshold_of_it_the_pump_must_be_heard_anew(reason: Reason) -> None:
     one = rule()
     started = follow(one, pump=".[.]......")
-    assert said(started + one.flush(10 * HOP, reason)) == f"start@3 end@3..10 {reason}"
+    assert said(started + one.flush(10 * HOP, reason, stopped={"pump"})) == f"start@3 end@3..10 {reason}"
     assert follow(one, pump="." * 20) == []
     assert said(follow(one, pump="." * 10 + ".[]........")) == "start@12"
 
 
-def test_after_a_snooze_the_end_of_a_pump_that_ran_on_is_enough() -> None:
-    one, open_pump = rule(), ".[........"
-    follow(one, pump=open_pump)
-    one.flush(10 * HOP, Reason.SNOOZE)
-    assert said(follow(one, pump="[]........")) == "start@1"
+def test_after_a_snooze_of_its_own_what_was_heard_before_is_known() -> None:
+    one = rule()
+    started = follow(one, pump=".[.]......")
+    assert said(started + one.flush(10 * HOP, Reason.SNOOZE, stopped={"pump_stopped"})) == "start@3 end@3..10 snooze"
+    assert said(follow(one, pump="." * 14)) == ""
+    assert said(follow(one, pump="." * 15)) == "start@10", "no earlier than the snooze's end"
 
 
 def test_what_its_event_says() -> None:

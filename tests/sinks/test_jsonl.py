@@ -265,3 +265,9 @@ def test_nowhere_is_a_file_too() -> None:
 def test_a_bad_config_is_refused(config: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         jsonl.Config.model_validate(config)
+
+
+def test_a_path_may_begin_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write("~/events.jsonl", event(1))
+    assert lines(tmp_path / "events.jsonl") == [1]

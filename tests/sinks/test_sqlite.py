@@ -286,3 +286,9 @@ def test_reading_what_is_not_there_or_no_history(tmp_path: Path) -> None:
 def test_a_bad_config_is_refused(config: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         sqlite.Config.model_validate(config)
+
+
+def test_a_path_may_begin_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    keep(Path("~/events.sqlite"), event("start"))
+    assert len(rows(tmp_path / "events.sqlite")) == 1
