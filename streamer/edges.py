@@ -25,9 +25,9 @@ KINDS = ("source", "rule", "sink")  # those with a `Config` of their own; back e
 
 
 def known(kind: str) -> tuple[str, ...]:
-    """The types of a kind ("source", "rule", "sink" or "backend"): its folder's modules."""
+    """The types of a kind ("source", "rule", "sink" or "backend"): its folder's modules, and `auto` of back ends."""
     folder = import_module(f"streamer.{kind}s")
-    names = (module.name for module in iter_modules(folder.__path__))
+    names = {module.name for module in iter_modules(folder.__path__)} | ({"auto"} if kind == "backend" else set())
     return tuple(sorted(name for name in names if name != "base" and not name.startswith("_")))
 
 
@@ -69,8 +69,12 @@ def build_sink(config: BaseModel, site: Site) -> Sink:
 
 
 def build_backend(settings: Settings) -> Backend:
-    """Load the model into the back end that `settings` name."""
-    module: Any = import_module(f"streamer.backends.{settings.model.backend}")
+    """Load the model into the back end that `settings` name; `auto` is OpenVINO where it suits, else torch."""
+    name = settings.model.backend
+    if name == "auto":
+        openvino: Any = import_module("streamer.backends.openvino")
+        name = "openvino" if openvino.suits(settings.model) else "local"
+    module: Any = import_module(f"streamer.backends.{name}")
     backend: Backend = module.build(settings)
     return backend
 

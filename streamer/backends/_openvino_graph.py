@@ -18,7 +18,7 @@ from openvino import opset15 as ops
 from models.audio_spectrogram_transformer.configuration import ASTConfig
 
 Floats = npt.NDArray[np.float32]
-Range = tuple[Floats, Floats]  # lowest and highest value of each input (K,) of a product
+Range = tuple[float, float]  # lowest and highest input of a product
 Node = Any  # OpenVINO's nodes and their outputs, which its functions take alike
 
 N_CLASSES = 2  # tokens that are read: class and distillation
@@ -61,7 +61,7 @@ class Graph:
         self._ranges = ranges or {}
 
     def build(self, *, watch: bool = False) -> ov.Model:
-        """The finished graph; to `watch` adds the extremes of each product's input: name, then (2, K), as `inputs`."""
+        """The finished graph; to `watch` adds the extremes (2,) of each product's input, in the order of `inputs`."""
         windows = ops.parameter([-1, self.config.max_length, self.config.num_mel_bins], np.float32, name="windows")
         x = self._tokens(windows)
         for i in range(self.config.num_hidden_layers):
@@ -72,8 +72,8 @@ class Graph:
         outputs = [ops.squeeze(x, _ints(1))]  # B C
         if watch:
             for x in self.inputs.values():
-                lowest, highest = (each(x, _ints(0, 1), keep_dims=True) for each in (ops.reduce_min, ops.reduce_max))
-                outputs.append(ops.concat([lowest, highest], 0))  # 2 1 K
+                extremes = [ops.unsqueeze(each(x, _ints(0, 1, 2)), _ints(0)) for each in (ops.reduce_min, ops.reduce_max)]
+                outputs.append(ops.concat(extremes, 0))
         return ov.Model(outputs, [windows], "ast")
 
     def _tokens(self, windows: Node) -> Node:
@@ -144,7 +144,7 @@ class Graph:
 
 def _eight_bits(x: Node, weight: Floats, reach: Range) -> tuple[Node, Node]:
     """Inputs in steps of 1/255 of their range, and weights in steps of 1/127 of each output's largest one."""
-    low, high = (_floats(np.reshape(value, (1, 1, 1))) for value in (min(reach[0].min(), 0), max(reach[1].max(), 0)))
+    low, high = (_floats(np.full((1, 1, 1), value)) for value in (min(reach[0], 0), max(reach[1], 0)))
     x = ops.fake_quantize(x, low, high, low, high, 256)
     step = np.maximum(np.abs(weight).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / 127
     whole = ops.constant(np.round(weight / step).astype(np.int8))
@@ -155,9 +155,10 @@ def _classes(x: Node) -> Node:
     return ops.slice(x, _ints(0), _ints(N_CLASSES), _ints(1), _ints(1))
 
 
-def _floats(values: Floats) -> Node:
-    return ops.constant(np.ascontiguousarray(values, np.float32))
+def _floats(values: npt.NDArray[Any]) -> Node:
+    return ops.constant(np.ascontiguousarray(values, np.float32), shared_memory=True)
 
 
 def _ints(*values: int) -> Node:
     return ops.constant(np.array(values, np.int64))
+

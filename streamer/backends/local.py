@@ -18,10 +18,13 @@ def build(settings: Settings) -> "Local":
 
     Raises:
         CheckpointError: the checkpoint is missing or broken.
-        ConfigError: the device is not there.
+        ConfigError: the device is not there, or the number format is not for torch.
         BackendError: the model can't be put on it.
     """
     config = settings.model
+    if config.dtype == "int8":
+        where = settings.locate("model", "dtype")
+        raise ConfigError(f"{where}: int8 is for backend openvino on a CPU; pip install 'streamer[openvino]'")
     try:
         device = pick_device(config.device)
     except LookupError as error:
