@@ -32,4 +32,5 @@ check: setup
 	$(BIN)/mypy
 
 bench: setup
-	for script in parity features delivery; do $(BIN)/python bench/$$script.py || exit 1; done
+	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'
+	$(BIN)/python bench

@@ -76,8 +76,8 @@ class StreamConfig(_Strict):
     """One source's line.
 
     `late` says what happens when the model can't keep up: score only the newest window, or every one, however late;
-    `auto` is the newest for live sources and every one for files. `rules` changes rules' options on this stream only;
-    null or false switches a rule off there.
+    `auto` is every one for files, and for live sources the newest, at hops that are longer while it lasts. `rules`
+    changes rules' options on this stream only; null or false switches a rule off there.
     """
 
     source: SerializeAsAny[BaseModel]

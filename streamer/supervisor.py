@@ -41,7 +41,7 @@ class Supervisor:
         line: the stream it feeds.
         source: what to open; never another one.
         zeros_s: seconds of one constant value after which the device counts as dead; None: it never does.
-        late: what the stream does when the model is late; `auto` is `every` for sources that can wait, else `latest`.
+        late: what the stream does when the model is late; `auto` is `every` for sources that can wait, else `back_off`.
         put: takes the stream's status messages.
         stats: gets `source_failures`.
     """
@@ -150,7 +150,7 @@ class Supervisor:
         """
         size = max(4 * info.max_block, round(RING_S * info.sample_rate))
         ring, clock = Ring(size, info.max_block), Clock(info.sample_rate)
-        late: Late = "every" if info.can_wait else "latest"
+        late: Late = "every" if info.can_wait else "back_off"
         self.line.stream.attach(ring, clock, late if self._late == "auto" else self._late)
         self.source.start(ring, clock)
         try:

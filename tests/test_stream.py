@@ -242,6 +242,103 @@ def test_the_latest_window_of_a_backlog() -> None:
     assert stats.snapshot()["skipped"] == 4
 
 
+def paced(factor: int, n_hops: int, late: Late = "back_off") -> tuple[list[Window], Stats]:
+    """What a stream that was slowed down gives of hops that come one by one."""
+    stats = Stats()
+    stream = Stream("mic", SPEC, HOP_S, stats=stats)
+    opening = Opening(stream, late=late)
+    stream.slow_down(factor)
+    heard = []
+    for end in range(FIRST, FIRST + n_hops * HOP, HOP):
+        opening.write(NOISE[max(0, end - HOP) if end > FIRST else 0 : end])
+        heard += windows(ready(stream))
+    return heard, stats
+
+
+def test_a_stream_that_backs_off_gives_the_newest_of_several_hops() -> None:
+    heard, stats = paced(2, 7)
+    assert [(window.end, window.hop) for window in heard] == [
+        (FIRST + HOP, FIRST + HOP), (FIRST + 3 * HOP, 2 * HOP), (FIRST + 5 * HOP, 2 * HOP)
+    ]  # fmt: skip
+    np.testing.assert_allclose(heard[-1].fbank, offline(NOISE, 60), atol=1e-5)
+    assert stats.snapshot()["skipped"] == 4, "what nobody looks at is counted"
+
+
+@pytest.mark.parametrize("late", ["latest", "every"])
+def test_others_do_not_back_off(late: Late) -> None:
+    heard, stats = paced(2, 7, late)
+    assert [window.end for window in heard] == [FIRST + i * HOP for i in range(7)]
+    assert "skipped" not in stats.snapshot()
+
+
+@pytest.mark.parametrize(("hop_s", "window_frames", "most"), [
+    (0.1, 1024, 32), (0.25, 1024, 16), (1.0, 1024, 4), (2.0, 1024, 2), (4.0, 1024, 1), (30.0, 1024, 1), (0.1, 40, 2),
+])  # fmt: skip
+def test_a_sound_is_in_two_windows_at_least_however_rarely_we_look(hop_s: float, window_frames: int, most: int) -> None:
+    stream = Stream("mic", spec_of("Siren", window_frames=window_frames), hop_s)
+    assert stream.most_stride == most
+    stream.slow_down(1024)
+    opening = Opening(stream, late="back_off", size_s=100)
+    ends = []
+    for _ in range(900):
+        opening.write(np.zeros(HOP, np.float32))
+        ends += [window.end for window in windows(ready(stream))]
+    assert set(np.diff(ends)) == {round(most * hop_s * RATE)}
+
+
+def test_the_level_is_that_of_the_loudest_hop_that_is_new() -> None:
+    stream = Stream("mic", SPEC, HOP_S)
+    opening = Opening(stream, late="back_off")
+    stream.slow_down(2)
+    for piece in (silence(FIRST), NOISE[:HOP], silence(HOP), silence(HOP)):
+        opening.write(piece)
+        for window in windows(ready(stream)):
+            assert window.level.rms_dbfs == pytest.approx(-20 if window.end == FIRST + HOP else -60, abs=0.5)
+            assert window.level.is_constant == (window.end > FIRST + HOP)
+
+
+# -- when it is worth a poll -------------------------------------------------------------------------------------------
+
+
+def test_due_since_its_last_sample_was_captured() -> None:
+    stream = Stream("mic", SPEC, HOP_S)
+    assert stream.due() is None
+    opening = Opening(stream, captured=50.0)
+    assert stream.due() == -np.inf, "an opening begins"
+    assert stream.poll() is None
+    opening.write(NOISE[: FIRST - 1])
+    assert stream.due() is None
+    opening.write(NOISE[FIRST - 1 : FIRST + HOP])
+    assert stream.due() == pytest.approx(50 + FIRST / RATE)
+    stream.poll()
+    assert stream.due() == pytest.approx(50 + (FIRST + HOP) / RATE)
+    stream.poll()
+    assert stream.due() is None
+    opening.ring.close(Reason.SOURCE_END)
+    assert stream.due() == -np.inf, "an opening ends"
+    stream.poll()
+    assert stream.due() is None
+
+
+@pytest.mark.parametrize(("size", "block"), [(3200, 1600), (6400, 1600), (320_000, 1600), (2, 1), (16_000, 5000)])
+@pytest.mark.parametrize("hop_s", [0.1, 2.5])
+def test_a_source_that_waits_for_room_meets_a_stream_that_waits_for_sound(size: int, block: int, hop_s: float) -> None:
+    stream = Stream("mic", SPEC, hop_s)
+    ring = Ring(size, block)
+    stream.attach(ring, Clock(RATE), "every")
+    written = n_windows = 0
+    while written < 20_000 * min(1, size // 20):
+        is_moving = ring.room >= block
+        if is_moving:
+            ring.write(NOISE[written : written + block])
+            written += block
+        while stream.due() is not None:
+            is_moving = True
+            n_windows += stream.poll() is not None
+        assert is_moving
+    assert (n_windows > 0) == (written > hop_s * RATE)
+
+
 @pytest.mark.parametrize("rate", [16000, 48000])
 def test_sound_that_was_overwritten(rate: int, caplog: pytest.LogCaptureFixture) -> None:
     stats = Stats()

@@ -4,6 +4,8 @@ In: blocks of float32 at the source rate. Out: samples by absolute position. Old
 never waits. A copy that the writer may have crossed is thrown away, so torn audio is never handed out.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from streamer.core import Reason, Samples
@@ -26,6 +28,8 @@ class Ring:
         self.max_block = max_block
         self.written = 0  # samples, published after the samples themselves are in place
         self.read_to = 0  # samples the reader is done with; sources that can wait look at it
+        self.wanted = 0  # `written` from which on the reader is woken
+        self.wake: Callable[[], None] | None = None  # called by who writes or closes; must return at once
         self.closed: Reason | None = None
         self._samples = np.zeros(capacity, np.float32)
 
@@ -49,11 +53,15 @@ class Ring:
         self._samples[at : at + head] = block[:head]
         self._samples[: n - head] = block[head:]
         self.written += n
+        if self.wake and self.written >= self.wanted:
+            self.wake()
 
     def close(self, reason: Reason) -> None:
         """No more samples will come; the first reason stands. Readers may still read what is there."""
         if self.closed is None:
             self.closed = reason
+        if self.wake:
+            self.wake()
 
     def read(self, start: int, n: int) -> Samples | None:
         """Copy `n` samples from absolute position `start`. Thread: the reader's.

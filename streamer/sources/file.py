@@ -23,6 +23,7 @@ from streamer.sources.base import MAX_BROKEN, Channel, Source, SourceInfo, mono,
 log = logging.getLogger(__name__)
 
 BLOCK_S = 0.1  # short beside a hop, long beside the cost of one read
+PERIOD_S = 0.01  # in real time, as of a sound card: sound that waits for its block makes events late
 ROOM_POLL_S = 0.01  # how soon a waiting file notices that the reader made room; a ring holds seconds
 JOIN_S = 1.0  # the thread looks at the stop event every block; longer means the disk hangs
 
@@ -140,12 +141,18 @@ class FileSource:
             ) from error
         return block
 
+    def _portions(self, sample_rate: int) -> Iterator[Samples]:
+        """What goes into the ring at once."""
+        n = max(1, round(sample_rate * (PERIOD_S if self._config.realtime else BLOCK_S)))
+        for block in self.blocks():
+            yield from (block[start : start + n] for start in range(0, len(block), n))
+
     def _play(self, ring: Ring, clock: Clock) -> None:
         """Deliver until the end or `close`. A file that breaks off ends there: opening it again would not help."""
         began = time.monotonic()
         clock.anchor(0, began)
         try:
-            for block in self.blocks():
+            for block in self._portions(clock.sample_rate):
                 # A live block is there once its last sample was captured.
                 due = began + (ring.written + len(block)) / clock.sample_rate
                 if self._config.realtime and self._stopping.wait(max(0.0, due - time.monotonic())):

@@ -180,6 +180,17 @@ def test_the_first_reason_to_close_stands_and_the_rest_can_be_read() -> None:
     np.testing.assert_array_equal(ring.read(0, 20), ramp(0, 20))
 
 
+def test_the_reader_is_woken_when_there_is_what_it_wants() -> None:
+    ring, wakes = Ring(100, 10), list[int]()
+    ring.wake, ring.wanted = lambda: wakes.append(ring.written), 15
+    for _ in range(3):
+        ring.write(np.zeros(6, np.float32))
+    assert wakes == [18]
+    ring.wanted = 1000
+    ring.close(Reason.STOP)
+    assert wakes == [18, 18]
+
+
 def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="capacity 19 must be at least twice max_block 10"):
         Ring(19, 10)

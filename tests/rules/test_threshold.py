@@ -1,5 +1,6 @@
 """The threshold rule, in tables: see `tests.rules.tables` for how they are read."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -210,6 +211,25 @@ def test_no_event_without_a_window_over_onset_threshold(row: str, options: dict[
     one = rule(**options)
     assert play(one, row) == []
     assert one.flush(len(row) * HOP, Reason.STOP) == []
+
+
+@pytest.mark.parametrize(("looks", "sound", "events"), [
+    # `#` a hop at whose end we look
+    ("####.#.#.#.#.#####", (4, 5),  "start@4 end@4..4 quiet"),    # hops of two: as true as a hop is long
+    ("####.#.#.#.#.#####", (5, 6),  "start@4 end@4..4 quiet"),
+    ("####.#.#.#.#.#####", (6, 7),  "start@6 end@6..6 quiet"),
+    ("####.#.#.#.#.#####", (5, 12), "start@4 end@4..11 quiet"),
+    ("####.#.#.#.#.#####", (2, 9),  "start@2 end@2..8 quiet"),    # they grow while it sounds
+    ("####.#.#.#.#.#####", (9, 14), "start@8 end@8..13 quiet"),   # they shrink
+    ("####...#...#...###", (5, 6),  "start@4 end@4..4 quiet"),    # as long as the window
+])  # fmt: skip
+def test_times_are_as_true_as_hops_are_long(looks: str, sound: tuple[int, int], events: str) -> None:
+    one, seen_to, told = rule(), 0, []
+    for window in windows("".join("9" if sound[0] <= i < sound[1] + 3 else "." for i in range(len(looks)))):
+        if looks[window.end // HOP - 1] == "#":
+            told += one.update(replace(window, hop=window.end - seen_to))
+            seen_to = window.end
+    assert said(told) == events
 
 
 def test_another_onset_threshold_takes_the_offset_threshold_down_with_it() -> None:

@@ -215,6 +215,21 @@ def test_in_real_time_a_block_comes_when_its_last_sample_is_due(tmp_path: Path) 
     source.close()
 
 
+@pytest.mark.parametrize(("realtime", "longest"), [(True, RATE // 100), (False, RATE // 10)])
+def test_in_real_time_it_comes_in_the_small_blocks_of_a_sound_card(
+    tmp_path: Path, *, realtime: bool, longest: int
+) -> None:
+    path = sounds.write(tmp_path / "a.wav", NOISE[: RATE // 4], RATE)
+    source = FileSource(Config(path=path, realtime=realtime))
+    ring, lengths = Ring(RATE, source.open().max_block), []
+    ring.write = lambda block, write=ring.write: (lengths.append(len(block)), write(block))
+    source.start(ring, Clock(RATE))
+    wait_for(lambda: ring.closed, "the end")
+    assert max(lengths) == longest
+    np.testing.assert_array_equal(ring.read(0, RATE // 4), NOISE[: RATE // 4])
+    source.close()
+
+
 def test_config_is_strict() -> None:
     assert Config.model_validate({"type": "file", "path": "a.wav"}).path == Path("a.wav")
     for wrong in ({"realtime": "yes"}, {"channel": 0}, {"channel": "left"}, {"loop": True}, {"type": "stdin"}):
