@@ -25,9 +25,9 @@ KINDS = ("source", "rule", "sink")  # those with a `Config` of their own; back e
 
 
 def known(kind: str) -> tuple[str, ...]:
-    """The types of a kind ("source", "rule", "sink" or "backend"): its folder's modules, and `auto` of back ends."""
+    """The types of a kind ("source", "rule", "sink" or "backend"): its folder's modules."""
     folder = import_module(f"streamer.{kind}s")
-    names = {module.name for module in iter_modules(folder.__path__)} | ({"auto"} if kind == "backend" else set())
+    names = (module.name for module in iter_modules(folder.__path__))
     return tuple(sorted(name for name in names if name != "base" and not name.startswith("_")))
 
 
@@ -37,8 +37,9 @@ def edge_config(kind: str, type_name: str) -> type[BaseModel]:
     Raises:
         UnknownType: there is no such edge.
     """
-    if type_name not in known(kind):
-        raise UnknownType(known(kind))
+    names = ("auto", *known(kind)) if kind == "backend" else known(kind)
+    if type_name not in names:
+        raise UnknownType(names)
     if kind == "backend":
         return ModelConfig
     config: type[BaseModel] = import_module(f"streamer.{kind}s.{type_name}").Config

@@ -1,6 +1,7 @@
 """Files that a configuration names and streamer writes: where they lie, and whether they can lie there."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from streamer.errors import ConfigError
@@ -39,3 +40,13 @@ def default_outbox(node: str) -> Path:
         return expanded(folder or f"{state}/streamer") / f"outbox-{node}.sqlite"
     except ConfigError:
         raise ConfigError("there is no home folder to keep events in; set outbox.path to a file, or to null") from None
+
+
+def cache_folder() -> Path:
+    """Where we keep what can be made again: in systemd's cache folder, or the user's; without a home, a temporary one."""
+    folder = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0]
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        return expanded(folder or f"{cache}/streamer")
+    except ConfigError:
+        return Path(tempfile.gettempdir()) / f"streamer-{os.getuid()}"

@@ -72,8 +72,8 @@ class Graph:
         outputs = [ops.squeeze(x, _ints(1))]  # B C
         if watch:
             for x in self.inputs.values():
-                extremes = [ops.unsqueeze(each(x, _ints(0, 1, 2)), _ints(0)) for each in (ops.reduce_min, ops.reduce_max)]
-                outputs.append(ops.concat(extremes, 0))
+                extremes = [reduce(x, _ints(0, 1, 2)) for reduce in (ops.reduce_min, ops.reduce_max)]
+                outputs.append(ops.concat([ops.unsqueeze(each, _ints(0)) for each in extremes], 0))
         return ov.Model(outputs, [windows], "ast")
 
     def _tokens(self, windows: Node) -> Node:
@@ -137,7 +137,7 @@ class Graph:
         return ops.add(x, _floats(np.concatenate(biases)[None, None])) if biases else x
 
     def _norm(self, x: Node, name: str) -> Node:
-        x = ops.mvn(x, _ints(-1), True, self.config.layer_norm_eps, "inside_sqrt")  # noqa: FBT003  OpenVINO's signature
+        x = ops.mvn(x, _ints(-1), True, self.config.layer_norm_eps, "inside_sqrt")
         weight, bias = (_floats(self._weights[f"{name}.{part}"][None, None]) for part in ("weight", "bias"))
         return ops.add(ops.multiply(x, weight), bias)
 
@@ -161,4 +161,3 @@ def _floats(values: npt.NDArray[Any]) -> Node:
 
 def _ints(*values: int) -> Node:
     return ops.constant(np.array(values, np.int64))
-

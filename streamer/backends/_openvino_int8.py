@@ -34,7 +34,7 @@ def _sound(rng: np.random.Generator, i: int, spec: ModelSpec) -> Floats:
         pitch, pulses = rng.uniform(80, rate / 4), rng.uniform(0.5, 4)
         partials = (np.sin(2 * np.pi * pitch * k * t) for k in range(1, 6) if pitch * k < rate / 2)
         sound += sum(partials, start=np.zeros(n)) * ((t * pulses) % 1 < 0.5) * 10 ** (rng.uniform(-40, -14) / 20)
-    return np.clip(sound, -1, 1).astype(np.float32)
+    return np.asarray(np.clip(sound, -1, 1), np.float32)
 
 
 def quantised(core: ov.Core, config: ASTConfig, weights: dict[str, Floats], spec: ModelSpec) -> ov.Model:
@@ -43,20 +43,19 @@ def quantised(core: ov.Core, config: ASTConfig, weights: dict[str, Floats], spec
     logits, ranges = _listen(core, Graph(config, weights), heard)
     graph = Graph(config, weights, ranges).build()
     rounded = core.compile_model(graph, "CPU")
-    far = [np.abs(_scores(rounded([window[None]])[0]) - _scores(row)).max() for window, row in zip(heard, logits)]
-    graph.set_rt_info(f"{max(far):.3f}", ["streamer", "cost"])
+    far = np.abs(_scores(np.concatenate([rounded([window[None]])[0] for window in heard])) - _scores(logits))
+    graph.set_rt_info(f"{far.max():.3f}", ["streamer", "cost"])
     return graph
 
 
-def _listen(core: ov.Core, graph: Graph, heard: Floats) -> tuple[list[Floats], dict[str, Range]]:
-    """Logits (1, C) of each window, and the lowest and highest input that each product had over all of them."""
+def _listen(core: ov.Core, graph: Graph, heard: Floats) -> tuple[Floats, dict[str, Range]]:
+    """Logits (n, C) of the windows, and the lowest and highest input that each product had over all of them."""
     watching = core.compile_model(graph.build(watch=True), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     seen = [list(watching([window[None]]).values()) for window in heard]
     extremes = np.asarray([row[1:] for row in seen])  # windows, products, 2
     lowest, highest = extremes[..., 0].min(0), extremes[..., 1].max(0)
-    return [row[0] for row in seen], {
-        name: (float(lowest[i]), float(highest[i])) for i, name in enumerate(graph.inputs)
-    }
+    ranges = {name: (float(lowest[i]), float(highest[i])) for i, name in enumerate(graph.inputs)}
+    return np.concatenate([row[0] for row in seen]), ranges
 
 
 def _scores(logits: Floats) -> Floats:

@@ -20,6 +20,7 @@ from models import load_spec
 from models.checkpoint import find, read_json
 from models.spec import ModelSpec
 from streamer.errors import BackendError, ConfigError
+from streamer.paths import cache_folder
 from streamer.settings import ModelConfig, Settings
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class OpenVino:
             logits: npt.NDArray[np.float32] = np.array(self._request.infer([batch])[0], np.float32)
         except RuntimeError as error:
             raise BackendError(f"the model failed in OpenVINO: {_first_line(error)}") from error
-        if not np.isfinite(logits).all():
+        if not (np.isfinite(logits).all() and np.isfinite(batch).all()):  # 8 bits make a number of what is none
             raise BackendError(f"the model answered with NaN or infinity in {self.dtype}; try model.dtype: float32")
         return logits
 
@@ -132,7 +133,7 @@ class OpenVino:
 
 def _graph(core: "ov.Core", checkpoint: str, spec: ModelSpec, *, is_int8: bool) -> "ov.Model":
     """The checkpoint's graph from the cache, or made now and put there."""
-    path = cache_folder() / f"{_key(checkpoint, spec, is_int8=is_int8)}.xml"
+    path = cache_folder() / "openvino" / f"{_key(checkpoint, spec, is_int8=is_int8)}.xml"
     if path.is_file():
         try:
             return core.read_model(path)
@@ -158,12 +159,6 @@ def _made(core: "ov.Core", checkpoint: str, *, is_int8: bool) -> "ov.Model":
         return Graph(model.config, weights).build()
     log.info("measuring what the 8-bit numbers of %s must reach; once for each checkpoint", spec.name)
     return quantised(core, model.config, weights, spec)
-
-
-def cache_folder() -> Path:
-    """Where graphs are kept: they can be deleted at any time."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "streamer" / "openvino"
 
 
 def _key(checkpoint: str, spec: ModelSpec, *, is_int8: bool) -> str:
