@@ -1,7 +1,6 @@
 """Files that a configuration names and streamer writes: where they lie, and whether they can lie there."""
 
 import os
-import tempfile
 from pathlib import Path
 
 from streamer.errors import ConfigError
@@ -43,10 +42,14 @@ def default_outbox(node: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where we keep what can be made again: in systemd's cache folder, or the user's; without a home, a temporary one."""
+    """Where we keep what can be made again: in systemd's cache folder, or the user's.
+
+    Raises:
+        ConfigError: there is neither.
+    """
     folder = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0]
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
         return expanded(folder or f"{cache}/streamer")
     except ConfigError:
-        return Path(tempfile.gettempdir()) / f"streamer-{os.getuid()}"
+        raise ConfigError("there is no home folder to keep it in; set CACHE_DIRECTORY to a folder") from None

@@ -6,7 +6,6 @@ format and versions apart: a daemon that finds it there never loads torch.
 
 import hashlib
 import logging
-import os
 import tempfile
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -67,7 +66,6 @@ def build(settings: Settings) -> "OpenVino":
     if config.device not in {"auto", "cpu"}:
         where = settings.locate("model", "device")
         raise ConfigError(f"{where}: backend openvino runs on the CPU, not on '{config.device}'; write 'cpu' or 'auto'")
-    os.environ.setdefault("OPENVINO_TELEMETRY_OPTOUT", "1")
     import openvino as ov
 
     core = ov.Core()
@@ -133,7 +131,11 @@ class OpenVino:
 
 def _graph(core: "ov.Core", checkpoint: str, spec: ModelSpec, *, is_int8: bool) -> "ov.Model":
     """The checkpoint's graph from the cache, or made now and put there."""
-    path = cache_folder() / "openvino" / f"{_key(checkpoint, spec, is_int8=is_int8)}.xml"
+    try:
+        path = cache_folder() / "openvino" / f"{_key(checkpoint, spec, is_int8=is_int8)}.xml"
+    except ConfigError as error:
+        log.warning("each start makes the graph of the model anew: %s", error)
+        return _made(core, checkpoint, is_int8=is_int8)
     if path.is_file():
         try:
             return core.read_model(path)
