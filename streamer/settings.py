@@ -43,9 +43,9 @@ class ModelConfig(_Strict):
     """Which model runs, and on what. `checkpoint` is a bundled name or a folder."""
 
     checkpoint: Annotated[str, Field(min_length=1)] = "starter"
-    backend: str = "local"
+    backend: str = "auto"
     device: Annotated[str, Field(json_schema_extra={"pattern": f"^({DEVICE})$"})] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
 
     @field_validator("device")
     @classmethod

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from models import load
+from models.audio_spectrogram_transformer.inference import InferenceAST
 from models.checkpoint import to_dtype
 from streamer.errors import BackendError, ConfigError
 from streamer.settings import DEVICE, Settings
@@ -17,10 +18,13 @@ def build(settings: Settings) -> "Local":
 
     Raises:
         CheckpointError: the checkpoint is missing or broken.
-        ConfigError: the device is not there.
+        ConfigError: the device is not there, or the number format is not for torch.
         BackendError: the model can't be put on it.
     """
     config = settings.model
+    if config.dtype == "int8":
+        where = settings.locate("model", "dtype")
+        raise ConfigError(f"{where}: int8 is for backend openvino on a CPU; pip install 'streamer[openvino]'")
     try:
         device = pick_device(config.device)
     except LookupError as error:
@@ -63,7 +67,8 @@ class Local:
         self.device = device
         self.dtype = pick_dtype(dtype, device)
         try:
-            self._model, self.spec = load(checkpoint, device=device, dtype=self.dtype)
+            model, self.spec = load(checkpoint, device=device, dtype=self.dtype)
+            self._model = InferenceAST(model)
         except RuntimeError as error:
             raise BackendError(f"checkpoint {checkpoint!r} can't be put on {device!r}: {error}") from error
 
@@ -80,7 +85,7 @@ class Local:
         try:
             with torch.inference_mode():
                 windows = torch.from_numpy(batch).to(self.device, self.dtype)
-                logits: npt.NDArray[np.float32] = self._model(windows).logits.float().cpu().numpy()
+                logits: npt.NDArray[np.float32] = self._model(windows).float().cpu().numpy()
         except RuntimeError as error:
             raise BackendError(f"the model failed on {self.device!r}: {error}") from error
         if not np.isfinite(logits).all():
