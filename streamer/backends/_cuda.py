@@ -120,7 +120,8 @@ class Graphs:
         most = self.sizes[-1]
         with torch.inference_mode(), torch.cuda.stream(self._compute):
             for size in sorted(sizes or self.sizes, reverse=True):  # so that the small find memory the large one left
-                self._record(size)
+                if size <= self.sizes[-1]:  # not too large, as one before turned out to be
+                    self._record(size)
         if self.sizes[-1] < most:
             said = "the model: no memory on %s for %d windows at once; they are computed %d at a time"
             log.warning(said, self._device, most, self.sizes[-1])

@@ -64,6 +64,7 @@ class Model(torch.nn.Module):
         whole = ASTForAudioClassification(ASTConfig(**SMALL)).eval()
         randomise(whole)
         self.ast, self.most, self.batches = InferenceAST(whole), most, list[int]()
+        self.refused: list[int] = []
         self.memory: ReferenceType[torch.Tensor] = ref(torch.empty(1))  # of the last pass
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
@@ -71,6 +72,7 @@ class Model(torch.nn.Module):
         memory = torch.empty(1)
         self.memory = ref(memory)
         if len(windows) > self.most:
+            self.refused.append(len(windows))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
         self.batches.append(len(windows))
         logits: torch.Tensor = self.ast(windows)
@@ -155,6 +157,7 @@ def test_short_memory_means_smaller_batches_and_one_warning(
         graphs.record()
     np.testing.assert_allclose(graphs.infer(windows(21)), plainly(model, windows(21)), rtol=0, atol=ATOL)
     assert graphs.sizes == (1, 2)
+    assert model.refused == [16, 8, 4], "each was tried once"
     assert caplog.messages == ["the model: no memory on cpu for 16 windows at once; they are computed 2 at a time"]
 
 
