@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BENCH = ROOT / "bench"
-HELPERS = {"__main__", "figures"}
-AWAITED = {"forward_cpu", "forward_gpu"}  # on their way: whoever brings one takes it out
+HELPERS = {"__main__", "contenders", "figures"}
+AWAITED = {"forward_gpu"}  # on their way: whoever brings one takes it out
 
 
 @pytest.fixture
