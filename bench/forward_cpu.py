@@ -36,7 +36,7 @@ from models.spec import FbankSpec
 from models.train.starter import LABELS
 
 BATCHES = (1, 4)
-ROUNDS = {("base", 1): 7, ("base", 4): 3, ("starter", 1): 9, ("starter", 4): 9}
+ROUNDS = {("base", 1): 6, ("base", 4): 3, ("starter", 1): 6, ("starter", 4): 6}
 
 
 def operations(config, *, is_cut):
