@@ -6,10 +6,9 @@ format and versions apart: a daemon that finds it there never loads torch.
 
 import hashlib
 import logging
-import tempfile
+from ctypes.util import find_library
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +18,6 @@ from models import load_spec
 from models.checkpoint import find, read_json
 from models.spec import ModelSpec
 from streamer.errors import BackendError, ConfigError
-from streamer.paths import cache_folder
 from streamer.settings import ModelConfig, Settings
 
 if TYPE_CHECKING:
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 VERSION = 1  # of how graphs are made: another one makes them anew
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+DRIVERS = ("cuda", "amdhip64")  # libraries that a GPU of NVIDIA's or AMD's brings
 CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16", "int8": "INT8"}
 
 
@@ -38,17 +37,18 @@ def is_installed() -> bool:
 
 def suits(config: ModelConfig) -> bool:
     """Whether `backend: auto` means this one: OpenVINO is installed, and there is no GPU that is faster still."""
-    return is_installed() and config.dtype != "float16" and (config.device == "cpu" or _is_all_there_is(config.device))
-
-
-def _is_all_there_is(device: str) -> bool:
-    if device != "auto":
+    if not is_installed() or config.dtype == "float16" or config.device not in {"auto", "cpu"}:
         return False
-    if version("torch").endswith("+cpu"):  # a build that knows no GPU; asking it would mean loading it
-        return True
+    return config.dtype == "int8" or config.device == "cpu" or not _has_gpu()
+
+
+def _has_gpu() -> bool:
+    """Whether torch would run on a GPU. It is loaded to tell only where there is a driver for one."""
+    if version("torch").endswith("+cpu") or not any(map(find_library, DRIVERS)):
+        return False
     import torch
 
-    return not torch.cuda.is_available()
+    return torch.cuda.is_available()
 
 
 def build(settings: Settings) -> "OpenVino":
@@ -91,20 +91,26 @@ class OpenVino:
     device = "cpu"
 
     def __init__(self, core: "ov.Core", checkpoint: str, dtype: str, fast: str) -> None:
+        from streamer.backends._openvino_cache import kept, last_line
+
         self.spec = load_spec(checkpoint)
         self.dtype = dtype
+        self._say = last_line
+        is_int8 = dtype == "int8"
         options = {
-            "INFERENCE_PRECISION_HINT": PRECISIONS[fast if dtype == "int8" else dtype],
+            "INFERENCE_PRECISION_HINT": PRECISIONS[fast if is_int8 else dtype],
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # the other cores may be the busy ones
         }
         try:
-            graph = _graph(core, checkpoint, self.spec, is_int8=dtype == "int8")
-            if dtype == "int8":
-                log.info("int8: scores differ from float32 by up to %s", graph.get_rt_info(["streamer", "cost"]).value)
+            key = _key(checkpoint, self.spec, is_int8=is_int8)
+            graph = kept(core, key, lambda: _made(core, checkpoint, is_int8=is_int8))
+            if is_int8:
+                cost = graph.get_rt_info(["streamer", "cost"]).value
+                log.info("int8: scores differ from float32 by up to %s on sounds made in code", cost)
             self._request = core.compile_model(graph, "CPU", options).create_infer_request()
         except RuntimeError as error:
-            raise BackendError(f"checkpoint {checkpoint!r} can't be run by OpenVINO: {_first_line(error)}") from error
+            raise BackendError(f"checkpoint {checkpoint!r} can't be run by OpenVINO: {self._say(error)}") from error
 
     def warmup(self) -> None:
         """Run once on silence, so that the first real window is not slow."""
@@ -119,7 +125,7 @@ class OpenVino:
         try:
             logits: npt.NDArray[np.float32] = np.array(self._request.infer([batch])[0], np.float32)
         except RuntimeError as error:
-            raise BackendError(f"the model failed in OpenVINO: {_first_line(error)}") from error
+            raise BackendError(f"the model failed in OpenVINO: {self._say(error)}") from error
         if not (np.isfinite(logits).all() and np.isfinite(batch).all()):  # 8 bits make a number of what is none
             raise BackendError(f"the model answered with NaN or infinity in {self.dtype}; try model.dtype: float32")
         return logits
@@ -127,27 +133,6 @@ class OpenVino:
     def close(self) -> None:
         """Let go of the weights."""
         del self._request
-
-
-def _graph(core: "ov.Core", checkpoint: str, spec: ModelSpec, *, is_int8: bool) -> "ov.Model":
-    """The checkpoint's graph from the cache, or made now and put there."""
-    try:
-        path = cache_folder() / "openvino" / f"{_key(checkpoint, spec, is_int8=is_int8)}.xml"
-    except ConfigError as error:
-        log.warning("each start makes the graph of the model anew: %s", error)
-        return _made(core, checkpoint, is_int8=is_int8)
-    if path.is_file():
-        try:
-            return core.read_model(path)
-        except RuntimeError as error:
-            log.warning("%s: broken, made anew: %s", path, _first_line(error))
-    graph = _made(core, checkpoint, is_int8=is_int8)
-    try:
-        _keep(graph, path)
-        return core.read_model(path)  # mapped from the disk, which takes less memory than what made it
-    except (OSError, RuntimeError) as error:
-        log.warning("%s: not kept, so the next start takes as long: %s", path, _first_line(error))
-    return graph
 
 
 def _made(core: "ov.Core", checkpoint: str, *, is_int8: bool) -> "ov.Model":
@@ -170,20 +155,3 @@ def _key(checkpoint: str, spec: ModelSpec, *, is_int8: bool) -> str:
     config = read_json(find(checkpoint) / "config.json")
     what = (VERSION, get_version(), spec.revision, spec.fbank, config, is_int8)
     return hashlib.sha256(repr(what).encode()).hexdigest()[:32]
-
-
-def _keep(graph: "ov.Model", path: Path) -> None:
-    """Write a graph so that no reader ever finds half of one."""
-    import openvino as ov
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        ov.save_model(graph, Path(folder) / path.name, compress_to_fp16=False)
-        for suffix in (".bin", ".xml"):  # the one that is looked for comes last
-            (Path(folder) / path.name).with_suffix(suffix).replace(path.with_suffix(suffix))
-
-
-def _first_line(error: Exception) -> str:
-    """OpenVINO's messages carry its source lines; the last one says what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
