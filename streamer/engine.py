@@ -146,7 +146,7 @@ class Engine:
         elif factor > before:
             log.warning("the model can't keep up: %s from now on", hops)
         else:
-            log.warning("the model keeps up again: %s", hops)
+            log.info("the model has room again: %s", hops)
 
     def start(self, on_failure: Callable[[BaseException], None]) -> None:
         """Step in a thread of its own; `on_failure` is called from there if the model breaks."""
