@@ -26,7 +26,7 @@ LAYERS = (
     ("streamer.line",),
     ("streamer.edges",),
     ("streamer.engine",),
-    ("streamer.stream", "streamer.reporter", "streamer.pace"),
+    ("streamer.stream", "streamer.reporter", "streamer.pace", "streamer.overload"),
     ("streamer.sources", "streamer.backends", "streamer.rules", "streamer.sinks"),
     ("streamer.audio", "streamer.config", "streamer.stats", "streamer.outbox"),
     ("streamer.journal",),
