@@ -30,7 +30,7 @@ LAYERS = (
     ("streamer.line",),
     ("streamer.edges",),
     ("streamer.engine",),
-    ("streamer.stream", "streamer.reporter", "streamer.pace"),
+    ("streamer.stream", "streamer.reporter", "streamer.pace", "streamer.overload"),
     ("streamer.sources", "streamer.backends", "streamer.rules", "streamer.sinks"),
     ("streamer.audio", "streamer.config", "streamer.stats", "streamer.outbox"),
     ("streamer.journal",),
@@ -53,6 +53,8 @@ MODELS = {
     "models.fbank": ("streamer",),
     "models.errors": ("streamer",),
     "models": ("streamer.backends", "streamer.cli", "streamer.cli_bench", "streamer.cli_models", "streamer.cli_shared"),
+    "models.audio_spectrogram_transformer.configuration": ("streamer.backends",),
+    "models.audio_spectrogram_transformer.inference": ("streamer.backends",),
     "models.checkpoint": ("streamer.backends", "streamer.cli"),
     "models.info": ("streamer.cli_models",),
     "models.convert": ("streamer.cli_models",),
@@ -67,6 +69,7 @@ MODELS = {
 # Which modules may import a library, and which of those may not.
 ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "torch": (("models", "streamer.backends", "streamer.cli_models"), ("models.spec", "models.fbank")),
+    "openvino": (("streamer.backends",), ()),
     "torchaudio": (("models.train",), ()),
     "sounddevice": (("streamer.sources._capture",), ()),
     "aiomqtt": (("streamer.sinks.mqtt", "streamer.sinks._mqtt_connect"), ()),
