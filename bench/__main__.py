@@ -2,9 +2,9 @@
 
     python bench [--quick] [NAME …]
 
-Without names: those that a CPU runs in an hour. Each is a process of its own; one that fails says so in the table and
-stops no other. `bench/results/<date>-<machine>.json` holds the newest run of each bench on this kind of machine. Quick
-runs show that benches work: they change neither file.
+Without names: those that a CPU runs in an hour. Each is a process of its own; one that fails stops no other, and is in
+the table if it has no older figures. `bench/results/<date>-<machine>.json` holds the newest run of each bench on this
+kind of machine. Quick runs show that benches work: they change neither file.
 """
 
 import argparse
@@ -69,8 +69,12 @@ def newest(folder, kind):
 
 
 def keep(folder, kind, found):
-    """Write today's file: the newest run of each bench, as it was before where it did not run now."""
-    benches = newest(folder, kind) | found
+    """Write today's file: the newest run of each bench, as it was before where it did not run now, or failed."""
+    before = newest(folder, kind)
+    failed = {name for name, entry in found.items() if "why" in entry and before.get(name, {}).get("figures")}
+    for name in sorted(failed):
+        print(f"{name}: {found[name]['why']}; its figures of {before[name]['date']} stay")
+    benches = before | {name: entry for name, entry in found.items() if name not in failed}
     path = folder / f"{time.strftime('%Y-%m-%d')}-{slug(kind)}.json"
     path.write_text(json.dumps({"machine": kind, "benches": benches}, indent=1) + "\n", encoding="utf-8")
     return benches
@@ -92,8 +96,9 @@ def row(title, figure, date):
     name = figure["name"].replace("_", " ")
     unit = {"ratio": " times"}.get(figure["unit"], f" {figure['unit']}")
     bound = "≤" if figure["better"] == "lower" else "≥"
-    value = f"not measured: {figure.get('why')}" if figure["value"] is None else f"{figure['value']:.4g}{unit}"
-    met = "yes" if figure["met"] else "**no**"
+    why = f": {figure['why']}" if figure.get("why") else ""
+    value = f"not measured{why}" if figure["value"] is None else f"{figure['value']:.4g}{unit}"
+    met = {True: "yes", False: "**no**", None: ""}[figure["met"]]
     return f"| {title} | {name} | {value} | {bound} {figure['goal']:g}{unit} | {met} | {date} |"
 
 

@@ -6,10 +6,10 @@ import platform
 
 
 def figure(name, value, unit, goal=None, better="lower", *, why=None):
-    """One line of the result; without a value, `why` says what it would have taken."""
-    met = None if goal is None else value is not None and (value <= goal if better == "lower" else value >= goal)
+    """One line of the result; without a value no goal is met or missed, and `why` says what it would have taken."""
+    met = None if value is None or goal is None else value <= goal if better == "lower" else value >= goal
     entry = {"name": name, "value": value, "unit": unit, "goal": goal, "better": better, "met": met}
-    return entry | ({"why": why} if value is None else {})
+    return entry | ({"why": why} if why and value is None else {})
 
 
 def machine():

@@ -20,6 +20,7 @@ from streamer.journal_file import Found
 from streamer.line import build_line
 from streamer.orders import Command, Orders
 from streamer.outbox import Outbox
+from streamer.overload import Overload
 from streamer.reporter import interrupted, status_message
 from streamer.rules.base import Tunable
 from streamer.settings import Settings
@@ -276,7 +277,7 @@ class App:
         return waiting + sum(getattr(sink, "dropped", 0) for sink in self._sinks.values())
 
     async def _report_stats(self, engine: Engine) -> None:
-        busy_s = engine.busy_s
+        busy_s, overload = engine.busy_s, Overload(self.stats)
         while True:
             await asyncio.sleep(STATS_S)
             self.stats.gauge("real_time_factor", round((engine.busy_s - busy_s) / STATS_S, 4))
@@ -286,6 +287,7 @@ class App:
             self.stats.gauge("events_on_disk", int(self.journal is not None and not self.journal.is_failing))
             self.stats.gauge("reconnects", sum(getattr(sink, "reconnects", 0) for sink in self._sinks.values()))
             self.stats.gauge("overflows", sum(supervisor.source.overflows for supervisor in self._supervisors.values()))
+            overload.look(time.monotonic())
             self._put(Message("stats", self.stats.snapshot(), qos=0))
 
 

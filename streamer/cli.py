@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.errors import ModelError
-from streamer import cli_bench, cli_events, cli_models
+from streamer import cli_bench, cli_calibrate, cli_events, cli_models
 from streamer import cli_shared as shared
 from streamer.cli_shared import FAULT, INTERRUPTED, MISTAKE, OK
 from streamer.errors import ConfigError, SourceError, StreamerError
@@ -198,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--print", action="store_true", help="print the effective configuration, secrets masked")
     sub.add_argument("--schema", action="store_true", help="print the JSON Schema of configurations")
 
+    cli_calibrate.add_commands(command)
     cli_bench.add_commands(command)
     cli_models.add_commands(command, commands)
     return parser

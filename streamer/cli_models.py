@@ -193,14 +193,16 @@ def _device(sub: argparse.ArgumentParser) -> None:
 
 
 def _hardware(device: str, dtype: str = "float32") -> tuple[str, Any]:
-    """Torch's device and number format, picked as the daemon picks them."""
+    """Torch's device and number format, picked as the daemon picks them, but for float16, whose gradients vanish."""
+    import torch
+
     from streamer.backends.local import pick_device, pick_dtype
 
     try:
         picked = pick_device(device)
     except LookupError as error:
         raise ConfigError(f"--device: {error}") from None
-    return picked, pick_dtype(dtype, picked)
+    return picked, pick_dtype(dtype, picked, [torch.bfloat16])
 
 
 def _make_cuda_deterministic() -> None:

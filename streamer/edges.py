@@ -37,8 +37,9 @@ def edge_config(kind: str, type_name: str) -> type[BaseModel]:
     Raises:
         UnknownType: there is no such edge.
     """
-    if type_name not in known(kind):
-        raise UnknownType(known(kind))
+    names = ("auto", *known(kind)) if kind == "backend" else known(kind)
+    if type_name not in names:
+        raise UnknownType(names)
     if kind == "backend":
         return ModelConfig
     config: type[BaseModel] = import_module(f"streamer.{kind}s.{type_name}").Config
@@ -69,8 +70,12 @@ def build_sink(config: BaseModel, site: Site) -> Sink:
 
 
 def build_backend(settings: Settings) -> Backend:
-    """Load the model into the back end that `settings` name."""
-    module: Any = import_module(f"streamer.backends.{settings.model.backend}")
+    """Load the model into the back end that `settings` name; `auto` is OpenVINO where it suits, else torch."""
+    name = settings.model.backend
+    if name == "auto":
+        openvino: Any = import_module("streamer.backends.openvino")
+        name = "openvino" if openvino.suits(settings.model) else "local"
+    module: Any = import_module(f"streamer.backends.{name}")
     backend: Backend = module.build(settings)
     return backend
 

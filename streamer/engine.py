@@ -83,7 +83,7 @@ class Engine:
         self.busy_s += took_s
         for _, output in ready:
             self._deliver(next(scores) if isinstance(output, Window) else output)
-        self._slow_down(ready, took_s / len(ready))
+        self._slow_down(ready, took_s)
         return True
 
     def _collect(self, now: float) -> list[tuple[Stream, Window | SegmentEnd]]:
@@ -128,12 +128,13 @@ class Engine:
         self._stats.observe_ms("infer", took_s * 1e3)
         return scores
 
-    def _slow_down(self, ready: list[tuple[Stream, Window | SegmentEnd]], each_s: float) -> None:
+    def _slow_down(self, ready: list[tuple[Stream, Window | SegmentEnd]], took_s: float) -> None:
         """Have streams look less often while the model can't keep up, and say so."""
         looks = [(stream, window) for stream, window in ready if isinstance(window, Window) and stream.gives_way]
         n_late = sum(stream.is_overdue(window) for stream, window in looks)
         before = self._pace.factor
-        if not self._pace.note(self._clock(), each_s * len(looks), len(looks), n_late):
+        own_s = took_s * len(looks) / len(ready)
+        if not self._pace.note(self._clock(), took_s, own_s, len(looks), n_late):
             return
         factor = self._pace.factor
         self._stats.gauge("hop_factor", factor)
@@ -145,7 +146,7 @@ class Engine:
         elif factor > before:
             log.warning("the model can't keep up: %s from now on", hops)
         else:
-            log.warning("the model keeps up again: %s", hops)
+            log.info("the model has room again: %s", hops)
 
     def start(self, on_failure: Callable[[BaseException], None]) -> None:
         """Step in a thread of its own; `on_failure` is called from there if the model breaks."""

@@ -39,3 +39,17 @@ def default_outbox(node: str) -> Path:
         return expanded(folder or f"{state}/streamer") / f"outbox-{node}.sqlite"
     except ConfigError:
         raise ConfigError("there is no home folder to keep events in; set outbox.path to a file, or to null") from None
+
+
+def cache_folder() -> Path:
+    """Where we keep what can be made again: in systemd's cache folder, or the user's.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    folder = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0]
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        return expanded(folder or f"{cache}/streamer")
+    except ConfigError:
+        raise ConfigError("there is no home folder to keep it in; set CACHE_DIRECTORY to a folder") from None

@@ -41,6 +41,17 @@ class Step:
     end_s: float
     messages: tuple[Message, ...]
     why: Mapping[str, str]
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What saved scores are of: the model, seconds from one window to the next, Hz of the sound, begin since 1970."""
+
+    spec: ModelSpec
+    hop_s: float
+    source_rate: int
+    begins: float
 
 
 def replay(
@@ -95,7 +106,7 @@ def _sound(
         begins = time.time() if at is None else at.timestamp()
         line.stream.attach(ring, _clock(info.sample_rate, begins), "every")
         if save:
-            _write(save, _header(backend.spec, settings.streams[stream_id].hop_s, info.sample_rate, begins))
+            write_header(save, backend.spec, settings.streams[stream_id].hop_s, info.sample_rate, begins)
         outputs: list[Output] = []
         engine = Engine(backend, [line.stream], outputs.append)
 
@@ -103,7 +114,7 @@ def _sound(
             while engine.step():
                 for output in outputs:
                     if save:
-                        _write(save, _record(output))
+                        write_output(save, output)
                     yield _step(line, output)
                 outputs.clear()
 
@@ -131,8 +142,9 @@ def _step(line: Line, output: Output) -> Step:
     messages = tuple(line.reporter.report(output))
     rate = line.reporter.info.sample_rate
     if isinstance(output, SegmentEnd):
-        return Step(output.at / rate, messages, {})
-    return Step(output.end / rate, messages, {name: rule.why for name, rule in line.reporter.rules.items()})
+        return Step(output.at / rate, messages, {}, output)
+    why = {name: rule.why for name, rule in line.reporter.rules.items()}
+    return Step(output.end / rate, messages, why, output)
 
 
 # -- scores ------------------------------------------------------------------------------------------------------------
@@ -140,14 +152,11 @@ def _step(line: Line, output: Output) -> Step:
 
 def _scores(path: Path, settings: Settings, stream_id: str, at: datetime | None) -> Iterator[Step]:
     lines = _lines(path)
-    place, header = next(lines)
-    try:
-        spec, hop_s, source_rate, begins = _understood(header)
-    except (KeyError, TypeError, ValueError) as error:
-        raise SourceError(f"{place}: no header of scores that this streamer knows ({error!r}); {AGAIN}") from None
-    line = _line(path, settings, stream_id, spec, hop_s)
+    header = _understood(*next(lines))
+    spec, begins = header.spec, header.begins if at is None else at.timestamp()
+    line = _line(path, settings, stream_id, spec, header.hop_s)
     ring = Ring(2, 1)  # nothing is ever written: the scores tell the positions
-    line.stream.attach(ring, _clock(source_rate, begins if at is None else at.timestamp()), "every")
+    line.stream.attach(ring, _clock(header.source_rate, begins), "every")
     line.stream.poll()
     last: Output = SegmentEnd(stream_id, 0, Reason.SOURCE_END)
     broken = None
@@ -176,14 +185,36 @@ def _line(path: Path, settings: Settings, stream_id: str, spec: ModelSpec, hop_s
         raise ConfigError(f"{path}: the rules don't fit its scores of {known}: {error}") from error
 
 
-def _header(spec: ModelSpec, hop_s: float, source_rate: int, begins: float) -> dict[str, Any]:
-    return {
+def header_of(path: Path) -> Header:
+    """What a file of saved scores says of them.
+
+    Raises:
+        SourceError: it is none that this streamer knows.
+    """
+    return _understood(*next(_lines(path)))
+
+
+def write_header(file: TextIO, spec: ModelSpec, hop_s: float, source_rate: int, begins: float) -> None:
+    """Begin a file of scores: of sound at `source_rate` Hz that begins so many seconds after 1970."""
+    _write(file, {
         "format": FORMAT, "v": VERSION, "hop_s": hop_s, "source_rate": source_rate, "begins": begins,
         "model": asdict(spec),
-    }  # fmt: skip
+    })  # fmt: skip
 
 
-def _understood(header: dict[str, Any]) -> tuple[ModelSpec, float, int, float]:
+def write_output(file: TextIO, output: Output) -> None:
+    """Add a window's scores, or that the sound ended."""
+    _write(file, _record(output))
+
+
+def _understood(place: str, header: dict[str, Any]) -> Header:
+    try:
+        return _header(header)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SourceError(f"{place}: no header of scores that this streamer knows ({error!r}); {AGAIN}") from None
+
+
+def _header(header: dict[str, Any]) -> Header:
     if header["v"] != VERSION or header["source_rate"] < 1:
         raise ValueError(f"version {header['v']}, {header['source_rate']} Hz")
     model = dict(header["model"])
@@ -191,7 +222,7 @@ def _understood(header: dict[str, Any]) -> tuple[ModelSpec, float, int, float]:
     spec = ModelSpec(
         labels=tuple(model.pop("labels")), label_ids=tuple(model.pop("label_ids")), fbank=fbank, **model
     )
-    return spec, float(header["hop_s"]), int(header["source_rate"]), float(header["begins"])
+    return Header(spec, float(header["hop_s"]), int(header["source_rate"]), float(header["begins"]))
 
 
 def _record(output: Output) -> dict[str, Any]:

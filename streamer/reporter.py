@@ -89,8 +89,9 @@ class Reporter:
             yield from self._wake()
 
     def snoozed(self) -> dict[str, float]:
-        """Rules that sleep, and for how many more seconds of sound."""
-        return {name: (at - self._heard_to) / self.info.sample_rate for name, at in self._awake_at.items()}
+        """Rules that sleep, and for how many more seconds of sound; none that only waits for it to be told it woke."""
+        left = {name: at - self._heard_to for name, at in self._awake_at.items()}
+        return {name: n / self.info.sample_rate for name, n in left.items() if n > 0}
 
     def replace(self, name: str, rule: Rule) -> Iterator[Message]:
         """Go on with another rule of that name; what the old one has open ends."""

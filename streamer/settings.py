@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from unicodedata import normalize
 
 from pydantic import (
@@ -14,6 +14,7 @@ from pydantic import (
     SerializeAsAny,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 
 from streamer.document import Document, dotted
@@ -43,9 +44,9 @@ class ModelConfig(_Strict):
     """Which model runs, and on what. `checkpoint` is a bundled name or a folder."""
 
     checkpoint: Annotated[str, Field(min_length=1)] = "starter"
-    backend: str = "local"
+    backend: str = "auto"
     device: Annotated[str, Field(json_schema_extra={"pattern": f"^({DEVICE})$"})] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
 
     @field_validator("device")
     @classmethod
@@ -53,6 +54,14 @@ class ModelConfig(_Strict):
         if not re.fullmatch(DEVICE, device):
             raise ValueError(f"must be auto, cpu, cuda or cuda:N with the number of a GPU, not '{device}'")
         return device
+
+    @model_validator(mode="after")
+    def _check_backend(self) -> Self:
+        if self.backend == "openvino" and self.device not in {"auto", "cpu"}:
+            raise ValueError(f"backend openvino runs on the CPU, not on device '{self.device}'; write 'cpu' or 'auto'")
+        if self.dtype == "int8" and (self.backend == "local" or self.device not in {"auto", "cpu"}):
+            raise ValueError("dtype int8 is for backend openvino, on the CPU; write 'backend: auto' and 'device: auto'")
+        return self
 
 
 class ScoresConfig(_Strict):

@@ -3,6 +3,7 @@
 In: settings. Out: figures, and options for the configuration. One thread; nothing is heard or published.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ MOST_CALLS = 20  # a median needs no more
 SLOW_S = 3.0  # for one window: who is that slow need not be tried with four
 UTILISATION = 0.7  # of the time, so that a hop that takes longer than others holds up none
 SAME = 0.01  # difference to float32 scores that no threshold notices
+OPTION = re.compile(r"^(?:.*:\d+: )?model(?:\.\w+)*: ")  # and where in whose file
 
 Batch = npt.NDArray[np.float32]
 
@@ -223,5 +225,5 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def _clause(sentence: str) -> str:
-    """The beginning of a sentence, up to what to do about it."""
-    return sentence.splitlines()[0].partition(";")[0][:120]
+    """A sentence from after the option that it is about, which nobody wrote, up to what to do about it."""
+    return OPTION.sub("", sentence.splitlines()[0]).partition(";")[0][:120]

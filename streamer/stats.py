@@ -1,6 +1,7 @@
 """What the process counts about itself: counters, gauges and latency percentiles. Any thread writes and reads."""
 
 from collections import Counter, defaultdict, deque
+from itertools import islice
 from math import ceil
 from threading import Lock
 
@@ -32,6 +33,17 @@ class Stats:
         with self._lock:
             self._latencies_ms[name].append(value)
 
+    def number(self, name: str) -> float:
+        """A counter or a gauge; 0 while there is none of that name."""
+        with self._lock:
+            return self._gauges.get(name, self._counters[name])
+
+    def p95_ms(self, name: str, newest: int) -> float:
+        """The 95th percentile of so many of the newest observations, as far as they are kept; 0: of none."""
+        with self._lock:
+            values = sorted(islice(reversed(self._latencies_ms.get(name, ())), newest))
+        return _percentile(values, 95) if values else 0.0
+
     def snapshot(self) -> dict[str, float | dict[str, float]]:
         """Everything at this moment: `{"overruns": 3, "queue": 0, "latency_ms": {"p50": …, "p95": …, "p99": …}}`.
 
@@ -44,4 +56,8 @@ class Stats:
 
 
 def _percentiles(ordered: list[float]) -> dict[str, float]:
-    return {f"p{p}": round(ordered[ceil(p / 100 * len(ordered)) - 1], 2) for p in PERCENTILES}
+    return {f"p{p}": _percentile(ordered, p) for p in PERCENTILES}
+
+
+def _percentile(ordered: list[float], p: int) -> float:
+    return round(ordered[ceil(p / 100 * len(ordered)) - 1], 2)

@@ -420,6 +420,21 @@ def test_a_sink_that_broke_gets_again_what_it_had_in_its_hands(daemon, monkeypat
     assert sink.phases("room") == ["start", "end"]
 
 
+def test_windows_that_wait_for_long_are_told(daemon, monkeypatch, caplog):
+    monkeypatch.setattr(app, "STATS_S", 0.01)
+    made, sink = daemon(FakeSource(SILENCE, end=None), FakeSource(SILENCE, end=None))
+
+    async def run():
+        async with running(made):
+            await until(lambda: sink.of("stats"))
+            for _ in range(1000):
+                made.stats.observe_ms("queue", 7000)
+            made.stats.count("windows", 1000)
+            await until(lambda: "windows wait 7 s for it" in caplog.text)
+
+    asyncio.run(run())
+
+
 def test_all_that_may_be_slow_at_a_stop_leaves_a_second_of_the_five_that_are_promised():
     assert round(app.RELEASE_S + engine.DRAIN_S + app.DELIVER_S + app.LAST_WORD_S, 3) <= app.STOP_S
     assert 2 * _mqtt_connect.FAREWELL_S < app.LAST_WORD_S, "both answers of a broker that is frozen"

@@ -97,6 +97,17 @@ def test_a_form_that_cannot_be_had_says_why_and_stops_no_other(
     assert "ghost float32           not here: No module named 'streamer.backends.ghost'\n" in out
 
 
+@pytest.mark.parametrize(("sentence", "clause"), [
+    ("/etc/my house/a: b.yaml:10: model.dtype: int8 is for openvino; pip install x", "int8 is for openvino"),
+    ("config.yaml:3: model: no such thing\nand more", "no such thing"),
+    ("model.dtype: int8 is for openvino; pip install x", "int8 is for openvino"),
+    ("No module named 'a.model.b'", "No module named 'a.model.b'"),
+    ("the model: it broke; try again", "the model: it broke"),
+])  # fmt: skip
+def test_why_a_form_is_not_here_points_to_no_line_of_a_file(sentence: str, clause: str) -> None:
+    assert speed._clause(sentence) == clause
+
+
 def test_a_model_that_cannot_run_at_all_is_a_mistake(
     small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,7 +75,7 @@ EDGES: dict[str, dict[str, type[BaseModel]]] = {
     "source": {"file": File, "microphone": Microphone, "stdin": Stdin},
     "rule": {"threshold": Threshold},
     "sink": {"mqtt": Mqtt, "sqlite": Sqlite, "jsonl": Jsonl},
-    "backend": {"local": ModelConfig},
+    "backend": {"auto": ModelConfig, "local": ModelConfig},
 }
 
 
@@ -101,7 +101,7 @@ SOURCES = "known: file, microphone, stdin"
 RULE_KEYS = "known: labels, offset_threshold, onset_threshold, type"
 SINK_KEYS = "known: client_id, host, password, password_file, port, tls, type, username"
 HOPS = "must be a multiple of 0.01 seconds, and at least 0.01"
-DTYPES = "must be 'auto', 'float32', 'bfloat16' or 'float16'"
+DTYPES = "must be 'auto', 'float32', 'bfloat16', 'float16' or 'int8'"
 NAMES = "may hold only a-z, 0-9, _ and -"
 LOOK = "look at the indentation, colons and quotes here and in the line above"
 UNSET = "the environment variable UNSET is not set"
@@ -184,7 +184,7 @@ TOP = "node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\n{}\n"  
         (SINK, "{type: [mqtt]}",
          "4: sinks.mqtt.type: must name a sink; known: mqtt, sqlite, jsonl. Did you mean 'mqtt'?"),
         (TOP, "model: {backend: locl}",
-         "3: model.backend: unknown backend 'locl'; known: local. Did you mean 'local'?"),
+         "3: model.backend: unknown backend 'locl'; known: auto, local. Did you mean 'local'?"),
         # values
         (SOURCE, "{type: file}", "4: streams.mic.source.path: required, but not given"),
         (STREAM, "hop_s: 0.005", f"8: streams.mic.hop_s: {HOPS}, not 0.005"),
@@ -228,7 +228,7 @@ TOP = "node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\n{}\n"  
          "3: model.device: must be auto, cpu, cuda or cuda:N with the number of a GPU, not 'gpu'"),
         (TOP, "model: {dtype: bfloat}",
          f"3: model.dtype: {DTYPES}, not 'bfloat'. Did you mean 'bfloat16'?"),
-        (TOP, "model: {dtype: int8}", f"3: model.dtype: {DTYPES}, not 'int8'"),
+        (TOP, "model: {dtype: int4}", f"3: model.dtype: {DTYPES}, not 'int4'. Did you mean 'int8'?"),
         (TOP, 'model: {checkpoint: ""}', "3: model.checkpoint: must not be empty"),
         (TOP, "model: {checkpoint: 2026-11-22, device: 1}", '3: model.device: must be text, not 1; write "1"'),
         (TOP, "rules: [a]", "3: rules: must be a mapping, not a list"),
@@ -436,7 +436,7 @@ def test_a_file_becomes_settings(tmp_path: Path) -> None:
     path.write_text("\ufeff" + STREAM.format("hop_s: 2\n    late: every"), encoding="utf-8")
     settings = load(path, edge_config)
     assert settings.node == "garage"
-    assert settings.model == ModelConfig(checkpoint="starter", backend="local", device="auto", dtype="auto")
+    assert settings.model == ModelConfig(checkpoint="starter", backend="auto", device="auto", dtype="auto")
     assert settings.streams == {"mic": StreamConfig(source=Microphone(), hop_s=2.0, late="every")}
     assert settings.rules["alarm"] == Threshold(labels=("Bark",))
     assert settings.sinks == {}
@@ -552,7 +552,7 @@ def test_effective_shows_every_option_but_no_secret() -> None:
         "password": "**********", "password_file": None, "tls": None,
     }
     assert shown["streams"]["mic"]["source"] == {"type": "microphone", "device": "default", "channel": "mix"}
-    assert shown["model"] == {"checkpoint": "starter", "backend": "local", "device": "auto", "dtype": "auto"}
+    assert shown["model"] == {"checkpoint": "starter", "backend": "auto", "device": "auto", "dtype": "auto"}
 
 
 def test_effective_is_a_configuration_itself() -> None:

@@ -9,10 +9,11 @@ import pytest
 
 from models.train.detections import Counts, Found, Told, event_based, intersection_based, onset_based, told
 from models.train.soundscapes import Truth
-from streamer.core import Message
+from streamer.core import Message, Reason, SegmentEnd
 from streamer.replay import Step
 
 BENCH = Path(__file__).parent.parent / "bench"
+END = SegmentEnd("mic", 0, Reason.SOURCE_END)  # what a step came of does not matter here
 
 
 def truths(text: str) -> list[Truth]:
@@ -118,7 +119,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def step(end_s: float, *events: dict[str, object]) -> Step:
-    return Step(end_s, tuple(Message("mic/event", {"id": "1", "label": "a", **event}) for event in events), {})
+    return Step(end_s, tuple(Message("mic/event", {"id": "1", "label": "a", **event}) for event in events), {}, END)
 
 
 def test_an_event_is_told_when_its_start_is(bench: ModuleType) -> None:

@@ -120,9 +120,14 @@ def test_gated_windows_score_zero_without_the_model() -> None:
 
 
 class Rush:
-    """Live streams, of hops of 0.1 s and `others_s`, whose model needs `window_s` a window, in a time of their own."""
+    """Live streams, of hops of 0.1 s and `others_s`, whose model needs `window_s` a window, in a time of their own.
 
-    def __init__(self, n_streams: int, window_s: float, late: Late = "back_off", *others_s: float) -> None:
+    Of the first `n_patient` every window is wanted.
+    """
+
+    def __init__(
+        self, n_streams: int, window_s: float, late: Late = "back_off", *others_s: float, n_patient: int = 0
+    ) -> None:
         self.now = 0.0
         self.window_s = window_s
         self.stats = Stats()
@@ -132,10 +137,10 @@ class Rush:
         self.backend = FakeBackend(SPEC, self._hear)
         self.streams = {name: Stream(name, SPEC, hop_s, stats=self.stats) for name, hop_s in hops_s.items()}
         self.rings = {name: Ring(20 * 16000, 1600) for name in self.waits}
-        for name, stream in self.streams.items():
+        for i, (name, stream) in enumerate(self.streams.items()):
             clock = Clock(16000, lambda: self.now)
             clock.anchor(0, 0.0)
-            stream.attach(self.rings[name], clock, late)
+            stream.attach(self.rings[name], clock, "every" if i < n_patient else late)
         self.engine = Engine(self.backend, self.streams.values(), self._note, self.stats, lambda: self.now)
 
     def _hear(self, window: Samples) -> Sequence[float]:
@@ -210,6 +215,7 @@ def test_what_may_lose_nothing_loses_nothing() -> None:
 
 
 def test_hops_grow_under_load_and_shrink_after_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     rush = Rush(6, 0.025)
     rush.live(30)
     assert rush.hop_factor == 2
@@ -222,9 +228,9 @@ def test_hops_grow_under_load_and_shrink_after_it(caplog: pytest.LogCaptureFixtu
     rush.forget()
     rush.live(2)
     assert {hop for hops in rush.hops.values() for hop in hops} == {HOP}
-    assert caplog.messages == [
-        "the model can't keep up: hops are 2 times as long from now on",
-        "the model keeps up again: hops are as configured",
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", "the model can't keep up: hops are 2 times as long from now on"),
+        ("INFO", "the model has room again: hops are as configured"),
     ]
 
 
@@ -236,6 +242,16 @@ def test_a_model_that_is_too_slow_for_the_longest_hop_is_told_once(caplog: pytes
         "the model can't keep up: hops are 2 times as long from now on",
         "the model can't keep up: hops are 2 times as long, and that is not enough, windows are skipped",
     ]
+
+
+def test_one_that_backs_off_does_so_beside_many_that_do_not() -> None:
+    rush = Rush(10, 0.03, n_patient=9)  # three times what the model bears
+    rush.live(15)
+    assert rush.hop_factor == 2
+    rush.window_s = 0.004
+    rush.live(60)
+    assert rush.hop_factor == 1
+    assert set(rush.hops["mic9"][-10:]) == {HOP}
 
 
 @pytest.mark.parametrize(("activation", "expected"), [

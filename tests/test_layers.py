@@ -15,18 +15,22 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("streamer.cli",),
     ("streamer.cli_bench",),
+    ("streamer.cli_calibrate",),
     ("streamer.cli_events",),
     ("streamer.cli_models",),
     ("streamer.cli_shared",),
     ("streamer.demo",),
     ("streamer.daemon",),
+    ("streamer.calibration_report",),
+    ("streamer.calibration",),
+    ("streamer.room",),
     ("streamer.app", "streamer.replay", "streamer.tag", "streamer.speed"),
     ("streamer.orders",),
     ("streamer.supervisor",),
     ("streamer.line",),
     ("streamer.edges",),
     ("streamer.engine",),
-    ("streamer.stream", "streamer.reporter", "streamer.pace"),
+    ("streamer.stream", "streamer.reporter", "streamer.pace", "streamer.overload"),
     ("streamer.sources", "streamer.backends", "streamer.rules", "streamer.sinks"),
     ("streamer.audio", "streamer.config", "streamer.stats", "streamer.outbox"),
     ("streamer.journal",),
@@ -36,7 +40,7 @@ LAYERS = (
     ("streamer.settings",),
     ("streamer.mistakes",),
     ("streamer.document",),
-    ("streamer.core", "streamer.payload", "streamer.paths"),
+    ("streamer.core", "streamer.payload", "streamer.paths", "streamer.thresholds"),
     ("streamer.errors",),
     ("models",),
 )
@@ -49,11 +53,13 @@ MODELS = {
     "models.fbank": ("streamer",),
     "models.errors": ("streamer",),
     "models": ("streamer.backends", "streamer.cli", "streamer.cli_bench", "streamer.cli_models", "streamer.cli_shared"),
+    "models.audio_spectrogram_transformer.configuration": ("streamer.backends",),
+    "models.audio_spectrogram_transformer.inference": ("streamer.backends",),
     "models.checkpoint": ("streamer.backends", "streamer.cli"),
     "models.info": ("streamer.cli_models",),
     "models.convert": ("streamer.cli_models",),
     "models.train.confusion": ("streamer.cli_models",),
-    "models.train.data": ("streamer.cli_models",),
+    "models.train.data": ("streamer.cli_models", "streamer.cli_calibrate"),
     "models.train.evaluate": ("streamer.cli_models",),
     "models.train.finetune": ("streamer.cli_models",),
     "models.train.statistics": ("streamer.cli_models",),
@@ -63,6 +69,7 @@ MODELS = {
 # Which modules may import a library, and which of those may not.
 ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "torch": (("models", "streamer.backends", "streamer.cli_models"), ("models.spec", "models.fbank")),
+    "openvino": (("streamer.backends",), ()),
     "torchaudio": (("models.train",), ()),
     "sounddevice": (("streamer.sources._capture",), ()),
     "aiomqtt": (("streamer.sinks.mqtt", "streamer.sinks._mqtt_connect"), ()),
@@ -186,7 +193,7 @@ def python(code: str) -> str:
 
 
 def test_the_command_line_answers_at_once() -> None:
-    heavy = ["torch", "sounddevice", "soundfile", "aiomqtt", "amqtt", "pydantic", "yaml"]
+    heavy = ["torch", "sounddevice", "soundfile", "aiomqtt", "amqtt", "pydantic", "yaml", "matplotlib"]
     assert python(f"import sys, streamer.cli; print([name for name in {heavy} if name in sys.modules])") == "[]"
 
 

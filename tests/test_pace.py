@@ -4,18 +4,21 @@ import pytest
 
 from streamer.pace import PERIOD_S, Pace
 
-# Share of the time that the model is busy, and of windows that come after skipped ones.
-KINDS = {"L": (1.0, 0.5), "#": (0.6, 0.0), ".": (0.2, 0.0), "!": (0.6, 0.05), "l": (0.2, 0.5)}
+# Share of the time that the model is busy, of it for these streams, and of windows that come after skipped ones.
+KINDS = {
+    "L": (1.0, 1.0, 0.5), "#": (0.6, 0.6, 0.0), ".": (0.2, 0.2, 0.0), "!": (0.6, 0.6, 0.05), "l": (0.2, 0.2, 0.5),
+    "E": (1.0, 0.1, 0.5), "e": (0.5, 0.1, 0.0), "=": (0.65, 0.1, 0.0),  # most of it for streams that don't slow down
+}  # fmt: skip
 
 
 def drive(pace: Pace, periods: str, begin: int = 0) -> str:
     """The factor after each period."""
     if not begin:
-        pace.note(0.0, 0.0, 0, 0)
+        pace.note(0.0, 0.0, 0.0, 0, 0)
     factors = []
     for i, kind in enumerate(periods, begin + 1):
-        load, late = KINDS[kind]
-        pace.note(i * PERIOD_S, load * PERIOD_S, 100, round(100 * late))
+        load, own, late = KINDS[kind]
+        pace.note(i * PERIOD_S, load * PERIOD_S, own * PERIOD_S, 100, round(100 * late))
         factors.append(str(pace.factor))
     return "".join(factors)
 
@@ -34,6 +37,9 @@ def drive(pace: Pace, periods: str, begin: int = 0) -> str:
     ("LL...#......",       "122222222221"),       # calm must be unbroken
     ("LLLL............",   "1224444442222221"),   # one step at a time
     ("LL...L..LL",         "1222222224"),
+    ("EEEE",               "1224"),               # whoever it is that keeps the model busy
+    ("EEeeeeee",           "12222221"),           # a shorter hop doubles only its own work
+    ("EE================", "122222222222222222"),
 ])  # fmt: skip
 def test_factors(periods: str, factors: str) -> None:
     assert drive(Pace(4), periods) == factors
@@ -56,10 +62,11 @@ def test_a_return_that_proves_right_is_forgotten() -> None:
 
 def test_it_flaps_ever_more_rarely_under_a_load_that_only_longer_hops_bear() -> None:
     pace, changes, before = Pace(4), 0, 1
-    pace.note(0.0, 0.0, 0, 0)
+    pace.note(0.0, 0.0, 0.0, 0, 0)
     for i in range(1, round(24 * 3600 / PERIOD_S)):
         is_late = pace.factor == 1
-        pace.note(i * PERIOD_S, (1.0 if is_late else 0.3) * PERIOD_S, 10, 10 * is_late)
+        busy_s = (1.0 if is_late else 0.3) * PERIOD_S
+        pace.note(i * PERIOD_S, busy_s, busy_s, 10, 10 * is_late)
         changes += pace.factor != before
         before = pace.factor
     assert changes < 2 * 24 * 3600 / 600 + 12
@@ -67,8 +74,8 @@ def test_it_flaps_ever_more_rarely_under_a_load_that_only_longer_hops_bear() -> 
 
 def test_it_says_when_not_even_the_longest_hop_is_enough() -> None:
     pace = Pace(2)
-    pace.note(0.0, 0.0, 0, 0)
-    said = [(pace.note(i * PERIOD_S, PERIOD_S, 1, 1), pace.factor, pace.is_short) for i in range(1, 7)]
+    pace.note(0.0, 0.0, 0.0, 0, 0)
+    said = [(pace.note(i * PERIOD_S, PERIOD_S, PERIOD_S, 1, 1), pace.factor, pace.is_short) for i in range(1, 7)]
     assert said == [
         (False, 1, False), (True, 2, False),
         (False, 2, False), (True, 2, True),

@@ -333,6 +333,18 @@ def test_a_rule_can_be_snoozed_before_there_is_any_sound() -> None:
     assert 3590 < until.total_seconds() <= 3600
 
 
+def test_a_snooze_that_is_over_is_none_though_nothing_was_heard_since() -> None:
+    one = reporter()
+    list(one.report(scores(10, 0, 0)))
+    list(one.snooze("dog_bark", 30))
+    list(one.snooze("smoke_alarm", 1e-5))  # not a sample
+    assert one.snoozed() == {"dog_bark": 30}
+    list(one.report(scores(25, 0, 0)))
+    assert one.snoozed() == {"dog_bark": 15}
+    list(one.report(scores(40, 0, 0)))
+    assert one.snoozed() == {}
+
+
 def test_another_threshold_ends_what_watching_rules_have_open() -> None:
     one = pump_room()
     assert heard(one, "9" + "." * 15) == ["pump start", "pump quiet", "stopped start"]

@@ -32,6 +32,18 @@ def test_percentiles(values_ms: list[float], p50: float, p95: float, p99: float)
     assert stats.snapshot() == {"latency_ms": {"p50": p50, "p95": p95, "p99": p99}}
 
 
+def test_numbers_and_what_took_long_of_late() -> None:
+    stats = Stats()
+    for value in range(1, 101):
+        stats.observe_ms("queue", value)
+    assert [stats.p95_ms("queue", n) for n in (0, 1, 20, 1000)] == [0, 100, 99, 95]
+    assert stats.p95_ms("infer", 20) == 0
+    stats.count("skipped", 3)
+    stats.gauge("hop_factor", 2)
+    assert [stats.number(name) for name in ("skipped", "hop_factor", "windows")] == [3, 2, 0]
+    assert stats.snapshot().keys() == {"skipped", "hop_factor", "queue_ms"}, "asking leaves no trace"
+
+
 def test_a_snapshot_stays_as_it_was() -> None:
     stats = Stats()
     stats.count("losses")

@@ -120,7 +120,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: ASTConfig) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        self.attention: Attention = Attention(config)
         self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = MLP(config)

@@ -138,7 +138,7 @@ class Rule:
         self.why = ""
         self._place = place
         self._listener = listener
-        self._bar = bar
+        self.bar = bar
         self._release = place.samples(config.release_s)
         self._refractory = place.samples(config.refractory_s)
         self._min_duration = place.samples(config.min_duration_s)
@@ -187,7 +187,7 @@ class Rule:
         """Why nothing may start with this window; empty where it may."""
         if (wait := self._armed_at - window.scores.end) > 0:
             return f"for {self._place.shown(wait)} more an end is too fresh (refractory_s)"
-        return self._bar.why(window.smooth, window.scores.level.rms_dbfs, window.onset)
+        return self.bar.why(window.smooth, window.scores.level.rms_dbfs, window.onset)
 
     def _begun(self, window: _Heard) -> Event | None:
         """The event that begins with this window, if one does."""

@@ -41,17 +41,28 @@ def test_an_old_driver_counts_gpus_that_can_t_be_used(monkeypatch: pytest.Monkey
             pick_device(name)
 
 
-@pytest.mark.parametrize("is_fast", [True, False])
-def test_bfloat16_only_where_the_hardware_multiplies_it(monkeypatch: pytest.MonkeyPatch, *, is_fast: bool) -> None:
-    """torch's own answer counts a GPU that emulates it."""
+@pytest.mark.parametrize(("capability", "on_gpu", "to_train"), [
+    ((9, 0), torch.bfloat16, torch.bfloat16),
+    ((7, 5), torch.float16, torch.float32),  # tensor cores, but none for bfloat16
+    ((6, 1), torch.float32, torch.float32),  # multiplies float16 at a 64th of the speed
+])  # fmt: skip
+def test_the_format_that_the_hardware_multiplies(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], on_gpu: torch.dtype, to_train: torch.dtype
+) -> None:
+    """torch's own answer counts a GPU that emulates bfloat16."""
+    is_new = capability >= (8, 0)
 
     def is_supported(including_emulation: bool = True) -> bool:
-        return is_fast or including_emulation
+        return is_new or including_emulation
 
     monkeypatch.setattr("torch.cuda.is_bf16_supported", is_supported)
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: is_fast)
-    for device in ("cuda", "cuda:1", "cpu"):
-        assert pick_dtype("auto", device) is (torch.bfloat16 if is_fast else torch.float32)
-        assert pick_dtype("float16", device) is torch.float16
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: is_new)
+    for device in ("cuda", "cuda:1"):
+        assert pick_dtype("auto", device) is on_gpu
+        assert pick_dtype("auto", device, [torch.bfloat16]) is to_train
+        assert pick_dtype("float32", device) is torch.float32
+    assert pick_dtype("auto", "cpu") is (torch.bfloat16 if is_new else torch.float32)
+    assert pick_dtype("float16", "cpu") is torch.float16
     with pytest.raises(CheckpointError, match=r"^dtype 'int8' is unknown; known: auto, float32"):
         pick_dtype("int8", "cpu")
