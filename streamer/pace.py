@@ -58,7 +58,7 @@ class Pace:
         return before != (self.factor, self.is_short)
 
     def _judge(self, now: float, load: float, own: float) -> None:
-        is_late = load >= BUSY and self._n_late >= LATE * self._n_windows
+        is_late = load >= BUSY and self._n_late > 0 and self._n_late >= LATE * self._n_windows
         if is_late or (self.factor > 1 and load + own > ROOM):
             self._calm_since = now
         if is_late and self._was_late:

@@ -23,6 +23,13 @@ def drive(pace: Pace, periods: str, begin: int = 0) -> str:
     return "".join(factors)
 
 
+def test_a_busy_model_is_not_late_for_streams_that_are_not_there() -> None:
+    """As when it hears files only, as fast as it can."""
+    pace = Pace(4)
+    assert not any(pace.note(i * PERIOD_S, PERIOD_S, 0.0, 0, 0) for i in range(20))
+    assert pace.factor == 1
+
+
 @pytest.mark.parametrize(("periods", "factors"), [
     ("..........",         "1111111111"),
     ("####################", "1" * 20),           # busy, but never late
