@@ -149,7 +149,7 @@ class Trial:
             form = self._timed(backend, dtype, loaded)
             loaded.close()
         except ValidationError as error:
-            return Form(backend, dtype, {}, why=_clause(str(error.errors()[0]["msg"])))
+            return Form(backend, dtype, {}, why=_clause(error.errors()[0]["msg"].removeprefix("Value error, ")))
         except (StreamerError, ModelError, ImportError) as error:
             if self._reference is None:
                 raise

@@ -91,9 +91,12 @@ def test_a_form_that_cannot_be_had_says_why_and_stops_no_other(
         return build(settings)
 
     monkeypatch.setattr(edges, "build_backend", refuse)
-    monkeypatch.setattr(speed, "forms", lambda: [("local", "float32"), ("local", "float16"), ("ghost", "float32")])
+    monkeypatch.setattr(
+        speed, "forms", lambda: [("local", "float32"), ("local", "float16"), ("local", "int8"), ("ghost", "float32")]
+    )
     out, _ = run(capsys, "--model", small)
     assert "local float16           not here: needs a GPU\n" in out
+    assert "local int8              not here: dtype int8 is for backend openvino, on the CPU\n" in out
     assert "ghost float32           not here: No module named 'streamer.backends.ghost'\n" in out
 
 
