@@ -6,6 +6,7 @@ outboxes drain with a deadline, sinks say offline. Thread: the event loop, but w
 
 import asyncio
 import logging
+import sys
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 BROKEN_S = 15.0  # a sink with a mistake of ours in it: rarely enough to keep the log readable
 STATS_S = 30.0
 OPEN_S = 3.0  # for the outbox's file, at the start; a broken one is read through in less
+SWITCH_S = 0.0005  # for which a thread may keep the interpreter: of the usual 5 ms the engine would lose most
 STUCK_S = 120.0  # the largest batch of the largest model takes half a minute on a slow CPU
 STOP_S = 3.1  # from a signal to the end of the sinks: 5 s are promised for it all, also where a busy machine runs late
 RELEASE_S = 0.6  # of it: for sources to let go of their devices; then the engine drains
@@ -103,6 +105,7 @@ class App:
         Raises:
             BackendError: the model broke.
         """
+        sys.setswitchinterval(SWITCH_S)
         self._announce()
         async with self.journal or nullcontext():
             await self._wait_for_the_disk()
