@@ -38,8 +38,8 @@ from listening import most_streams
 
 from models import load_spec
 from models.audio_spectrogram_transformer import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+from streamer.backends.base import activate
 from streamer.backends.local import Local
-from streamer.engine import activate
 from tests import reference
 
 GOALS = (  # name, unit, goal, better; at the best batch, where not said otherwise

@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import numpy.typing as npt
 
-from models.spec import Activation
-from streamer.backends.base import Backend
+from streamer.backends.base import Backend, activate
 from streamer.core import Scores, SegmentEnd, Window
 from streamer.pace import Pace
 from streamer.stats import Stats
@@ -188,11 +187,3 @@ class Engine:
         deadline = time.monotonic() + DRAIN_S / 2
         while time.monotonic() < deadline and self.step():
             pass
-
-
-def activate(logits: npt.NDArray[np.float32], activation: Activation) -> npt.NDArray[np.float32]:
-    """Logits (B, C) to scores in [0, 1]: independent labels, or shares of one."""
-    if activation == "sigmoid":
-        return np.asarray(1 / (1 + np.exp(-np.clip(logits, -60, 60))), np.float32)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)

@@ -21,9 +21,9 @@ from models.spec import ModelSpec
 from streamer import edges
 from streamer.audio.clock import Clock
 from streamer.audio.ring import Ring
-from streamer.backends.base import Backend
+from streamer.backends.base import Backend, activate
 from streamer.core import Samples, Scores, SegmentEnd
-from streamer.engine import Engine, activate
+from streamer.engine import Engine
 from streamer.errors import StreamerError
 from streamer.line import build_line
 from streamer.settings import FRAME_S, ModelConfig, Settings

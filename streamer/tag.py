@@ -10,8 +10,7 @@ import numpy as np
 
 from models.fbank import clip_features
 from streamer.audio.resample import Resampler
-from streamer.backends.base import Backend
-from streamer.engine import activate
+from streamer.backends.base import Backend, activate
 from streamer.sources.file import Config, FileSource
 
 

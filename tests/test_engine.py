@@ -11,8 +11,9 @@ from models.spec import Activation
 from streamer import engine
 from streamer.audio.clock import Clock
 from streamer.audio.ring import Ring
+from streamer.backends.base import activate
 from streamer.core import Reason, Samples, Scores, SegmentEnd
-from streamer.engine import Engine, activate
+from streamer.engine import Engine
 from streamer.errors import BackendError
 from streamer.stats import Stats
 from streamer.stream import Late, Stream

@@ -9,8 +9,9 @@ import openvino as ov
 
 from models.audio_spectrogram_transformer.configuration import ASTConfig
 from models.fbank import clip_features
-from models.spec import ModelSpec
+from models.spec import Activation, ModelSpec
 from streamer.backends._openvino_graph import Floats, Graph, Range
+from streamer.backends.base import activate
 
 N_WINDOWS = 24
 N_OTHERS = 12  # to measure on
@@ -45,7 +46,7 @@ def quantised(core: ov.Core, config: ASTConfig, weights: dict[str, Floats], spec
     ranges = _listen(core, exact, windows(spec))
     graph = Graph(config, weights, ranges).build()
     others = windows(spec, N_OTHERS, seed=1)
-    scores = [_scores(core, each, others) for each in (exact.build(), graph)]
+    scores = [_scores(core, each, others, spec.activation) for each in (exact.build(), graph)]
     graph.set_rt_info(f"{np.abs(scores[1] - scores[0]).max():.3f}", ["streamer", "cost"])
     return graph
 
@@ -58,7 +59,6 @@ def _listen(core: ov.Core, graph: Graph, heard: Floats) -> dict[str, Range]:
     return {name: (float(lowest[i]), float(highest[i])) for i, name in enumerate(graph.inputs)}
 
 
-def _scores(core: ov.Core, graph: ov.Model, heard: Floats) -> Floats:
+def _scores(core: ov.Core, graph: ov.Model, heard: Floats, activation: Activation) -> Floats:
     run = core.compile_model(graph, "CPU", EXACT)
-    logits = np.concatenate([run([window[None]])[0] for window in heard])
-    return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+    return activate(np.concatenate([run([window[None]])[0] for window in heard]), activation)

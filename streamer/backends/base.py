@@ -5,7 +5,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from models.spec import ModelSpec
+from models.spec import Activation, ModelSpec
 
 
 class Backend(Protocol):
@@ -25,3 +25,11 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let go of the model."""
+
+
+def activate(logits: npt.NDArray[np.float32], activation: Activation) -> npt.NDArray[np.float32]:
+    """Logits (B, C) to scores in [0, 1]: independent labels, or shares of one."""
+    if activation == "sigmoid":
+        return np.asarray(1 / (1 + np.exp(-np.clip(logits, -60, 60))), np.float32)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)

@@ -56,16 +56,13 @@ def build(settings: Settings) -> "OpenVino":
 
     Raises:
         CheckpointError: the checkpoint is missing or broken.
-        ConfigError: OpenVINO is not installed, or the device or the number format is not for it.
+        ConfigError: OpenVINO is not installed, or the number format is not for this CPU.
         BackendError: OpenVINO can't run the model.
     """
     config = settings.model
     if not is_installed():
         where = settings.locate("model", "backend")
         raise ConfigError(f"{where}: OpenVINO is not installed; pip install 'streamer[openvino]', or write 'local'")
-    if config.device not in {"auto", "cpu"}:
-        where = settings.locate("model", "device")
-        raise ConfigError(f"{where}: backend openvino runs on the CPU, not on '{config.device}'; write 'cpu' or 'auto'")
     import openvino as ov
 
     core = ov.Core()

@@ -8,8 +8,7 @@ import torch
 
 from models import load
 from streamer import edges
-from streamer.backends.base import Backend
-from streamer.engine import activate
+from streamer.backends.base import Backend, activate
 from streamer.errors import BackendError
 from tests.backends.conftest import Named
 from tests.models.small import windows
