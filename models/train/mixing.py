@@ -15,7 +15,14 @@ from models.train.features import Features
 
 Floats = npt.NDArray[np.float32]
 N_SOUNDS = (0.12, 0.62, 0.2, 0.06)  # how often a window holds 0, 1, 2, 3 labelled sounds
-ACTIVE_DB = 30.0  # frames this far below a clip's loudest are its pauses
+OTHER_SHARE = 0.2  # of the sounds are recordings without a label, where there are any
+SNR_DB, CLEAR_DB, CLEAR_SHARE = (-6.0, 25.0), (25.0, 45.0), 0.25  # over the background: in rooms, and as clips come
+ECHO_SHARE = 0.4
+ACTIVE_DB = 30.0  # frames this far below a clip's loudest are its pauses …
+FLOOR_DB = 10.0  # … and so are those less than this above the recording's own noise
+STEADY_DB = 15.0  # what lies within this of the loudest is always sound, as `soundscapes.active` has it
+SMOOTH = 5  # frames over which loudness is taken
+COLUMN_SHARE = 0.4  # of a column's frames make it one in which a label sounds
 MIN_AUDIBLE = 25  # frames: a sound counts as present once a quarter of a second of it, or half of it, is in view
 FULL_SCALE_DB = 48.6  # summed mel energy of a frame of white noise at 0 dBFS RMS, measured
 
@@ -40,9 +47,10 @@ class Sound:
 def sound(frames: Floats, labels: tuple[int, ...] = ()) -> Sound:
     """Find where log-mel frames (T, M) are active, and how loud they are there."""
     energy = np.exp(frames).sum(axis=1)
-    smooth = np.convolve(energy, np.full(9, 1 / 9))[4 : 4 + len(energy)]
+    smooth = np.convolve(energy, np.full(SMOOTH, 1 / SMOOTH))[SMOOTH // 2 : SMOOTH // 2 + len(energy)]
     loudness = 10 * np.log10(smooth)
-    active = loudness > loudness.max() - ACTIVE_DB
+    noise = min(np.percentile(loudness, 10) + FLOOR_DB, loudness.max() - STEADY_DB)
+    active = loudness > max(loudness.max() - ACTIVE_DB, noise)
     audible = min(MIN_AUDIBLE, (int(active.sum()) + 1) // 2)
     return Sound(active, audible, float(1 / energy[active].mean()), labels)
 
@@ -78,60 +86,79 @@ class Mixer:
 
     Args:
         features: log-mel of n recordings.
-        targets: (n, C), 1 where a recording has the label. Each label is drawn equally often, and so are the
-            recordings without one, which are to mean nothing.
+        targets: (n, C), 1 where a recording has the label. Each label is drawn equally often; a fifth of what is drawn
+            are recordings without one, which are to mean nothing.
         spec: the filterbank the features were made with.
         window_frames: T of a window.
         seed: of every draw.
+        column: frames of a column of patches, to be told also in which of them each label sounds; 0: don't.
     """
 
     def __init__(
-        self, features: Features, targets: Floats, spec: FbankSpec, window_frames: int, seed: int
+        self, features: Features, targets: Floats, spec: FbankSpec, window_frames: int, seed: int, *, column: int = 0
     ) -> None:
         self.rng = np.random.default_rng(seed)
         self.spec = spec
         self.n_labels = targets.shape[1]
         self.window_frames = window_frames
         self.noise = make_noise(self.rng, spec, window_frames)
+        self.column = column
         self._features = features
         self._sounds = [sound(features[i], tuple(np.flatnonzero(row))) for i, row in enumerate(targets)]
-        groups = (*targets.T, ~targets.any(axis=1))
-        self._groups = [np.flatnonzero(group) for group in groups if group.any()]
+        self._groups = [np.flatnonzero(of_label) for of_label in targets.T if of_label.any()]
+        self._others = np.flatnonzero(~targets.any(axis=1))
         self._mel = np.linspace(-1, 1, spec.n_mels, dtype=np.float32)
 
-    def batch(self, size: int, view: slice) -> tuple[Floats, Floats]:
-        """`size` normalised windows (B, T, M) and their multi-hot labels (B, C).
+    def batch(self, size: int, view: slice) -> tuple[Floats, ...]:
+        """`size` normalised windows (B, T, M), their multi-hot labels (B, C), and those of columns in view (B, S, C).
 
         Only frames in `view` are composed, and all sounds lie there; the others hold silence.
         """
+        n_frames = view.stop - view.start
         windows = np.full((size, self.window_frames, self.spec.n_mels), SILENCE, np.float32)
         labels = np.zeros((size, self.n_labels), np.float32)
+        sounding = np.zeros((size, n_frames, self.n_labels), bool)
         for i in range(size):
-            windows[i, view], labels[i] = self.window(view.stop - view.start)
-        return normalise(windows, self.spec), labels
+            windows[i, view], labels[i], sounding[i] = self.window(n_frames)
+        windows = normalise(windows, self.spec)
+        if not self.column:
+            return windows, labels
+        whole = sounding[:, : n_frames // self.column * self.column]
+        share = whole.reshape(size, -1, self.column, self.n_labels).mean(axis=2)
+        return windows, labels, (share > COLUMN_SHARE).astype(np.float32)
 
-    def window(self, size: int) -> tuple[Floats, Floats]:
-        """Log-mel of `size` frames (size, M), not normalised, and their labels (C,)."""
+    def window(self, size: int) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+        """Log-mel of `size` frames (size, M), not normalised, its labels (C,), and when each sounds (size, C)."""
         rng = self.rng
         first, last = self._extent(size)
         n_sounds = rng.choice(len(N_SOUNDS), p=N_SOUNDS)
-        loudest_db = rng.uniform(-45, -6) if n_sounds else rng.uniform(-85, -6)
+        loudest_db = rng.uniform(-60, -3) if n_sounds else rng.uniform(-85, -6)
+        snr_db = rng.uniform(*(CLEAR_DB if rng.random() < CLEAR_SHARE else SNR_DB)) if n_sounds else 0.0
         energy = np.zeros((size, self.spec.n_mels), np.float32)
-        if rng.random() < 0.85:
-            energy += self._background(size, loudest_db - (rng.uniform(3, 45) if n_sounds else 0))
+        if rng.random() < 0.9:
+            energy += self._background(size, loudest_db - snr_db)
         audible: dict[int, float] = {}
+        sounding = np.zeros((size, self.n_labels), bool)
         for _ in range(n_sounds):
-            group = self._groups[rng.integers(len(self._groups))]
-            index = int(group[rng.integers(len(group))])
+            index = self._draw()
             placed, active = self._place(index, size, first, last)
+            if rng.random() < ECHO_SHARE:
+                placed = _echoed(placed, rng.uniform(0.1, 0.9), rng.uniform(-18.0, 0.0), self.spec)
             quieter_db = rng.exponential(4.0) if audible else 0.0
-            energy += placed * _gain(FULL_SCALE_DB + loudest_db - quieter_db) * self._colour(5.0)
+            energy += placed * _gain(FULL_SCALE_DB + loudest_db - quieter_db) * self._colour(4.0)
             for name in self._sounds[index].labels:
                 audible[name] = audible.get(name, 0) + active.sum() / self._sounds[index].audible
-        energy *= self._colour(4.0)
+                sounding[:, name] |= active
+        energy *= self._colour(3.0)
         labels = np.zeros(self.n_labels, np.float32)
         labels[[label for label, share in audible.items() if share >= 1]] = 1
-        return self._finish(energy, first, last), labels
+        return self._finish(energy, first, last), labels, sounding
+
+    def _draw(self) -> int:
+        """A recording: of a label drawn first, or of none."""
+        others = len(self._others) and (not self._groups or self.rng.random() < OTHER_SHARE)
+        group = self._others if others else self._groups[self.rng.integers(len(self._groups))]
+        return int(group[self.rng.integers(len(group))])
 
     def _extent(self, size: int) -> tuple[int, int]:
         """Frames [first, last) that hold sound: a stream just begun pads on the left, a short file on the right."""
@@ -214,6 +241,20 @@ class Mixer:
         frames[:first] = SILENCE
         frames[last:] = 0.0  # the reference extractor's padding
         return frames
+
+
+def _echoed(energy: Floats, rt60_s: float, wet_db: float, spec: FbankSpec) -> Floats:
+    """`energy` (T, M) and its echo, which decays by 60 dB in `rt60_s` and has `wet_db` of its energy.
+
+    The decay lasts 64 frames: sum of a^k z^-k for k < 64, which is the product of (1 + a^n z^-n) for n = 1, 2, 4 … 32.
+    """
+    decay = 10 ** (-6 * spec.frame_hop / spec.sample_rate / rt60_s)
+    echo = energy * np.float32(10 ** (wet_db / 10) * (1 - decay))
+    for n in (1, 2, 4, 8, 16, 32):
+        earlier = echo[:-n] * np.float32(decay**n)
+        echo = echo.copy()
+        echo[n:] += earlier
+    return energy + echo
 
 
 def _shift(energy: Floats, bins: int) -> Floats:

@@ -28,6 +28,8 @@ class Recipe:
         decay: `cosine` falls to 1 % of it; `step` holds it for five epochs, then takes 15 % off each.
         weight_decay: of matrices (AdamW); at 0 it is Adam.
         betas: Adam's.
+        optimiser: `adamw`; or `muon` (Jordan et al. 2024), which orthogonalises the steps of the layers' matrices, for
+            those and AdamW for the rest: from nothing it takes fewer steps.
         loss: `bce` takes labels one by one, `ce` lets them compete.
         smoothing: how far targets keep away from 0 and 1.
         ema: of the moving average of weights; at 0 the result is the mean of all epochs' weights after the fifth.
@@ -45,6 +47,7 @@ class Recipe:
     decay: Literal["cosine", "step"] = "cosine"
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
+    optimiser: Literal["adamw", "muon"] = "adamw"
     loss: Literal["bce", "ce"] = "bce"
     smoothing: float = 0.02
     ema: float = 0.998

@@ -1,32 +1,39 @@
-"""The recipe of `models/starter`: a small AST from scratch on ESC-10 and synthesised alarms.
+"""The recipe of `models/starter`: a small AST from scratch on ESC-10, synthesised alarms and sounds that mean nothing.
 
     python -m models.train.starter --data ESC10 --out FOLDER --hold-out 4     # measure on fold 4
     python -m models.train.starter --data ESC10 --out models/starter          # what is shipped
 
-`ESC10` is a folder with a sub-folder per ESC-10 class of `<fold>-….ogg` files and their `credits.csv`. The recordings
-under CC Sampling+ are left out. Nothing random is left to chance: a seed gives the same clips, windows and weights.
+First a convolutional teacher learns from the mixed windows, then the AST from them and from the teacher
+(`models.train.teacher`). `ESC10` is a folder with a sub-folder per ESC-10 class of `<fold>-….ogg` files and their
+`credits.csv`. The recordings under CC Sampling+ are left out. A run that was stopped goes on. Nothing random is left to
+chance: on one kind of CPU, with as many threads, a seed gives the same weights.
 """
 
 import argparse
 import csv
 import json
 import logging
+import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from models.audio_spectrogram_transformer import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+from models.audio_spectrogram_transformer import ASTConfig, ASTFeatureExtractor
 from models.fbank import fbank
 from models.spec import ModelSpec
-from models.train.alarms import ALARMS
+from models.train.alarms import ALARMS, RATE
 from models.train.data import Recording, read
 from models.train.evaluate import clip_scores
 from models.train.features import Features
 from models.train.mixing import Mixer
 from models.train.recipe import Recipe
+from models.train.rooms import OTHERS
 from models.train.scratch import from_scratch, small
-from models.train.training import STATE, train
+from models.train.teacher import Learn, Pupil, Teacher, teach
+from models.train.training import STATE, fit
 
 log = logging.getLogger(__name__)
 LABELS = {  # ESC-10 folder → AudioSet display name and id
@@ -43,6 +50,9 @@ LABELS = {  # ESC-10 folder → AudioSet display name and id
 }
 ALARM_IDS = {"Smoke detector, smoke alarm": "/m/01y3hg", "Siren": "/m/03kmc9", "Beep, bleep": "/m/02fs_r"}
 ALARM_EXAMPLES = 48  # of each kind; ESC-10 gives about 32 recordings a class
+OTHER_EXAMPLES, OTHER_S = 48, (2.0, 10.0)  # of each kind; seconds
+TEACHER = Recipe(lr=3e-3, ema=0.995, weight_decay=0.02, quarter_share=1.0, half_share=0.0)
+PUPIL = Recipe(steps=1800, lr=2.5e-3, optimiser="muon", ema=0.995, quarter_share=0.94, half_share=0.0)
 
 
 def config() -> ASTConfig:
@@ -74,11 +84,28 @@ def alarms(rng: np.random.Generator) -> list[tuple[np.ndarray, int]]:
     return made
 
 
-def accuracy(model: ASTForAudioClassification, spec: ModelSpec, held_out: list[Recording]) -> dict[str, float]:
+def accuracy(pupil: Pupil, spec: ModelSpec, held_out: list[Recording]) -> dict[str, float]:
     """Top-1 among the ESC-10 labels."""
-    scores = clip_scores(model, spec, held_out, device=str(model.device))[:, : len(LABELS)]
+    scores = clip_scores(pupil.ast, spec, held_out, device=str(pupil.ast.device))[:, : len(LABELS)]
     wanted = [list(LABELS).index(recording.labels[0]) for recording in held_out]
     return {"top1": float(np.mean(scores.argmax(axis=1) == wanted))}
+
+
+def others(rng: np.random.Generator) -> list[np.ndarray]:
+    """Talk, music and knocks, made in code: none of the labels."""
+    makers = [make for make in OTHERS.values() for _ in range(OTHER_EXAMPLES)]
+    return [make(rng, int(rng.uniform(*OTHER_S) * RATE), RATE) * np.float32(0.1) for make in makers]
+
+
+def material(found: list[Recording], spec: ModelSpec, seed: int) -> tuple[Features, np.ndarray]:
+    """Log-mel of everything that windows are mixed from, and its targets (n, C)."""
+    rng = np.random.default_rng(seed)
+    known = [(read(each.path), list(LABELS).index(each.labels[0])) for each in found] + alarms(rng)
+    unknown = others(rng)
+    targets = np.eye(len(spec.labels), dtype=np.float32)[[label for _, label in known]]
+    targets = np.concatenate((targets, np.zeros((len(unknown), len(spec.labels)), np.float32)))
+    frames = [fbank(samples, spec.fbank) for samples in [*(samples for samples, _ in known), *unknown]]
+    return Features(np.concatenate(frames), np.cumsum([0, *map(len, frames[:-1])]), list(map(len, frames))), targets
 
 
 def main() -> None:
@@ -87,38 +114,44 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the ESC-10 folder")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--hold-out", type=int, help="a fold left out of training and measured")
-    parser.add_argument("--init", type=Path, help="a checkpoint folder to go on from")
-    parser.add_argument("--lr", type=float, default=Recipe().lr)
-    parser.add_argument("--steps", type=int, default=Recipe().steps)
+    parser.add_argument("--steps", type=int, default=PUPIL.steps, help="of the AST; the teacher has as many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     files = recordings(args.data)
     held_out = [recording for recording in files if recording.fold == args.hold_out]
-    sounds = [(read(each.path), list(LABELS).index(each.labels[0])) for each in files if each not in held_out]
-    log.info("%d recordings for training, %d held out", len(sounds), len(held_out))
-    sounds += alarms(np.random.default_rng(args.seed))
-    torch.manual_seed(args.seed)
-    model = ASTForAudioClassification.from_pretrained(args.init) if args.init else from_scratch(config())
+    found = [recording for recording in files if recording.fold != args.hold_out]
+    log.info("%d recordings for training, %d held out", len(found), len(held_out))
+    labelled = config()
     spec = ModelSpec(
         name="starter",
         revision="",
-        labels=tuple(model.config.id2label.values()),
-        label_ids=model.config.label_ids,
-        window_frames=model.config.max_length,
+        labels=tuple(labelled.id2label.values()),
+        label_ids=labelled.label_ids,
+        window_frames=labelled.max_length,
     )
-    targets = np.eye(model.config.num_labels, dtype=np.float32)[[label for _, label in sounds]]
-    frames = [fbank(samples, spec.fbank) for samples, _ in sounds]
-    features = Features(np.concatenate(frames), np.cumsum([0, *map(len, frames[:-1])]), list(map(len, frames)))
-    mixer = Mixer(features, targets, spec.fbank, spec.window_frames, args.seed)
-    recipe = Recipe(steps=args.steps, lr=args.lr, seed=args.seed)
-    check = (lambda averaged: accuracy(averaged, spec, held_out)) if held_out else None
-    history = train(model, mixer, recipe, args.out, device=args.device, check=check)
+    features, targets = material(found, spec, args.seed)
+
+    def mixer(seed: int, column: int = 0) -> Mixer:
+        return Mixer(features, targets, spec.fbank, spec.window_frames, seed, column=column)
+
+    torch.manual_seed(args.seed)
+    teacher, pupil = Teacher(labelled), Pupil(from_scratch(labelled))
+    pupil.ast.set_attn_implementation("eager")  # backwards the fused kernel takes twice its time on a CPU
+    how = {"device": args.device, "dtype": torch.bfloat16}
+    recipe = replace(TEACHER, steps=args.steps, seed=args.seed)
+    taught = fit(teacher, mixer(args.seed, labelled.time_stride), recipe, args.out / "teacher", lesson=teach, **how)
+    lesson = Learn(taught.averaged().eval().requires_grad_(False))
+    recipe = replace(PUPIL, steps=args.steps, seed=args.seed + 1)
+    check = partial(accuracy, spec=spec, held_out=held_out) if held_out else None
+    learned = fit(pupil, mixer(args.seed + 1), recipe, args.out, lesson=lesson, check=check, **how)
+    learned.averaged().ast.save_pretrained(args.out, dtype=torch.float16)
     ASTFeatureExtractor().save_pretrained(args.out)
     if held_out:
-        measured = {"hold_out": args.hold_out, "top1": history[-1]["top1"]}
+        measured = {"hold_out": args.hold_out, "seed": args.seed, "top1": learned.history[-1]["top1"]}
         (args.out / "measured.json").write_text(json.dumps(measured) + "\n")
+    shutil.rmtree(args.out / "teacher")
     (args.out / STATE).unlink()
 
 

@@ -6,10 +6,10 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,11 @@ from models.train.recipe import Recipe
 log = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float32]
 Figures = dict[str, float]
+M = TypeVar("M", bound=nn.Module)
 SAVE_S = 60.0  # between states on disk: what a killed run loses; AST-base's is 1.4 GB
 MAX_GRADIENT = 1.0  # norm: a fresh head's first steps would shake the encoder
 STATE = "training.pt"
-PARTS = ("model", "average", "optimiser")  # of a run, with weights
+PARTS = ("model", "average")  # of a run, with weights
 
 
 class Examples(Protocol):
@@ -36,8 +37,12 @@ class Examples(Protocol):
 
     rng: np.random.Generator  # all their randomness: a resumed run draws what an uninterrupted one would have
 
-    def batch(self, size: int, view: slice) -> tuple[Floats, Floats]:
+    def batch(self, size: int, view: slice) -> tuple[Floats, ...]:
         """`size` normalised windows (B, T, M) with their sounds in the frames of `view`, and targets (B, C)."""
+
+
+Lesson = Callable[[nn.Module, Sequence[Tensor], slice, Tensor | None], Tensor]
+"""The loss of a model on a batch (windows, then targets), given the frames in view and the patches kept (None: all)."""
 
 
 def train(
@@ -51,29 +56,56 @@ def train(
     check: Callable[[ASTForAudioClassification], Figures] | None = None,
     watch: Callable[[Figures], None] | None = None,
 ) -> list[Figures]:
-    """Train, and leave the averaged weights in `folder`; an interrupted run goes on from its `training.pt`.
+    """Train a classifier as `fit` does, and leave the averaged weights in `folder`.
 
-    That file is left: the caller removes it when everything else is written. On a CPU a seed gives the same weights
-    every time, interrupted or not.
-
-    Args:
-        model: where to start from; it is trained in place.
-        examples: where windows come from.
-        recipe: how.
-        folder: gets `training.pt` on the way, `config.json` and `model.safetensors` (float16) at the end.
-        device: torch's name of it.
-        dtype: bfloat16 to compute in it under autocast; weights and optimiser stay float32.
-        check: called with the averaged model, which it leaves as it is, after each epoch; its figures are kept.
-        watch: told the figures of each epoch as they come.
+    It gets `config.json` and `model.safetensors` (float16). Its `training.pt` is left: the caller removes it when
+    everything else is written.
 
     Returns:
         Each epoch's figures: `step`, `loss`, `lr`, and what `check` gave.
 
     Raises:
+        DataError: as `fit`.
+    """
+    run = fit(model, examples, recipe, folder, device=device, dtype=dtype, check=check, watch=watch)
+    averaged = run.averaged()
+    assert isinstance(averaged, ASTForAudioClassification)
+    averaged.save_pretrained(folder, dtype=torch.float16)
+    return run.history
+
+
+def fit(
+    model: M,
+    examples: Examples,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    lesson: Lesson | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    check: Callable[[Any], Figures] | None = None,
+    watch: Callable[[Figures], None] | None = None,
+) -> "Run[M]":
+    """Train any model that has an `ASTConfig`; an interrupted run goes on from the folder's `training.pt`.
+
+    On a CPU a seed gives the same weights every time, interrupted or not.
+
+    Args:
+        model: where to start from; it is trained in place.
+        examples: where windows come from.
+        recipe: how.
+        folder: gets `training.pt` on the way.
+        lesson: the loss; by default the recipe's criterion of a classifier's logits.
+        device: torch's name of it.
+        dtype: bfloat16 to compute in it under autocast; weights and optimiser stay float32.
+        check: called with the averaged model, which it leaves as it is, after each epoch; its figures are kept.
+        watch: told the figures of each epoch as they come.
+
+    Raises:
         DataError: the folder holds an unfinished run of other settings, or the loss is no longer a number.
     """
     torch.manual_seed(recipe.seed)
-    run = Run(model.to(device).train(), recipe, examples)
+    run = Run(model.to(device).train(), recipe, examples, lesson)
     folder.mkdir(parents=True, exist_ok=True)
     first = run.resume(folder / STATE) if (folder / STATE).exists() else 0
     saved_at = time.monotonic()
@@ -94,19 +126,19 @@ def train(
             run.settle(step)
             run.save(folder / STATE, step + 1)
             saved_at = time.monotonic()
-    run.averaged().save_pretrained(folder, dtype=torch.float16)
-    return run.history
+    return run
 
 
-class Run:
+class Run(Generic[M]):
     """All that changes while training, and its copy on disk."""
 
-    def __init__(self, model: ASTForAudioClassification, recipe: Recipe, examples: Examples) -> None:
+    def __init__(self, model: M, recipe: Recipe, examples: Examples, lesson: Lesson | None = None) -> None:
         self.model = model
         self.recipe = recipe
         self.examples = examples
-        self.average = AveragedModel(model, avg_fn=recipe.average)  # type: ignore[arg-type]
-        self.optimiser = torch.optim.AdamW(_groups(model, recipe.weight_decay), betas=recipe.betas)
+        self.lesson = lesson or self._classify
+        self.average = AveragedModel(model, avg_fn=recipe.average, use_buffers=True)  # type: ignore[arg-type]
+        self.optimisers = _optimisers(model, recipe)
         self.history: list[Figures] = []
         self.loss = math.nan  # a moving average of it
         self._unsettled: Tensor | None = None  # the last step's, perhaps still being computed
@@ -118,22 +150,28 @@ class Run:
             DataError: the last step's loss is not a number.
         """
         recipe = self.recipe
-        for group in self.optimiser.param_groups:
+        for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"] = recipe.rate(step)
-        view, keep = _patches(self.model.config, recipe, step / recipe.steps, self.examples.rng)
-        windows, targets = self.examples.batch(recipe.batch, view)
+        config = self.model.config
+        assert isinstance(config, ASTConfig)
+        view, keep = _patches(config, recipe, step / recipe.steps, self.examples.rng)
+        batch = self.examples.batch(recipe.batch, view)
         self.settle(step - 1)  # not earlier: the GPU works while the CPU composes
         kept = None if keep is None else keep.to(device)
         with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
-            logits = self.model(torch.from_numpy(windows).to(device), keep=kept).logits
-        loss = recipe.criterion(logits.float(), torch.from_numpy(targets).to(device))
+            loss = self.lesson(self.model, [torch.from_numpy(each).to(device) for each in batch], view, kept)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         if recipe.is_averaged(step):
             self.average.update_parameters(self.model)
         self._unsettled = loss.detach()
+
+    def _classify(self, model: nn.Module, batch: Sequence[Tensor], view: slice, keep: Tensor | None) -> Tensor:
+        windows, targets = batch
+        return self.recipe.criterion(model(windows, keep=keep).logits.float(), targets)
 
     def settle(self, step: int) -> None:
         """Wait for the loss of `step`, and take it into the moving average.
@@ -151,11 +189,9 @@ class Run:
             )
         self.loss = value if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * value
 
-    def averaged(self) -> ASTForAudioClassification:
+    def averaged(self) -> M:
         """The model with the averaged weights, or the one in training before there is an average; no copy."""
-        model = self.average.module if self.average.n_averaged else self.model
-        assert isinstance(model, ASTForAudioClassification)
-        return model
+        return cast(M, self.average.module) if self.average.n_averaged else self.model
 
     def postfix(self) -> dict[str, str]:
         """What the progress bar shows: the loss, and the newest figures of the held-out clips."""
@@ -174,6 +210,7 @@ class Run:
             "cuda": torch.cuda.get_rng_state_all() if next(self.model.parameters()).is_cuda else [],
         }
         state |= {name: getattr(self, name).state_dict() for name in PARTS}
+        state["optimisers"] = [optimiser.state_dict() for optimiser in self.optimisers]
         partial = path.with_suffix(".partial")
         try:
             with partial.open("wb") as file:
@@ -207,6 +244,8 @@ class Run:
             )
         for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
+        for optimiser, stored in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(stored)
         self.loss, self.history = state["loss"], state["history"]
         self.examples.rng.bit_generator.state = json.loads(state["examples"])
         torch.set_rng_state(state["random"])
@@ -231,13 +270,17 @@ def _patches(config: ASTConfig, recipe: Recipe, done: float, rng: np.random.Gene
     return slice(0, config.max_length), torch.from_numpy(np.sort(kept))
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay; biases, norms, tokens and positions don't."""
-
-    def pick(decays: bool) -> Iterator[nn.Parameter]:
-        return (p for n, p in model.named_parameters() if (p.ndim > 1 and "embeddings." not in n) == decays)
-
-    return [
-        {"params": list(pick(decays=True)), "weight_decay": weight_decay},
-        {"params": list(pick(decays=False)), "weight_decay": 0.0},
+def _optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Matrices decay; biases, norms, tokens and positions don't. Of the layers' matrices Muon takes care, if asked."""
+    named = list(model.named_parameters())
+    layers = [p for n, p in named if recipe.optimiser == "muon" and p.ndim == 2 and ".layers." in n]
+    rest = [(p, p.ndim > 1 and "embeddings." not in n) for n, p in named if all(p is not each for each in layers)]
+    groups = [
+        {"params": [p for p, decays in rest if decays], "weight_decay": recipe.weight_decay},
+        {"params": [p for p, decays in rest if not decays], "weight_decay": 0.0},
     ]
+    adam = torch.optim.AdamW(groups, betas=recipe.betas)
+    if not layers:
+        return [adam]
+    muon = torch.optim.Muon(layers, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")  # at Adam's rates
+    return [adam, muon]
