@@ -20,7 +20,9 @@ def _tone(hz: npt.NDArray[np.float64] | float, n: int, harmonics: Mapping[int, f
     """A tone of fixed or moving pitch with the given overtones; none above the Nyquist frequency."""
     pitch = np.broadcast_to(np.asarray(hz, np.float64), (n,))
     phase = 2 * np.pi * np.cumsum(pitch) / RATE
-    return sum((gain * np.sin(k * phase) * (k * pitch < RATE / 2) for k, gain in harmonics.items()), start=np.zeros(n))
+    return sum(
+        (gain * np.sin(k * phase) * (k * pitch < RATE / 2) for k, gain in harmonics.items()), start=np.zeros(n)
+    )
 
 
 def _pulse(tone: npt.NDArray[np.float64], edge_s: float = 0.005) -> npt.NDArray[np.float64]:

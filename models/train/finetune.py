@@ -185,7 +185,9 @@ def _spec(
     )
 
 
-def _model(spec: ModelSpec, choices: Choices, init: ModelSpec | None, targets: Floats) -> ASTForAudioClassification:
+def _model(
+    spec: ModelSpec, choices: Choices, init: ModelSpec | None, targets: Floats
+) -> ASTForAudioClassification:
     """The checkpoint to go on from with a head for the new labels, or a small model with random weights."""
     about: dict[str, Any] = {
         "id2label": dict(enumerate(spec.labels)),

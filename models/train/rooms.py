@@ -118,7 +118,60 @@ def knocks(rng: np.random.Generator, n: int, rate: int) -> Floats:
 
 
 OTHERS: Mapping[str, Maker] = {"speech-like": speech, "music-like": music, "knocks": knocks}
-"""Name → sounds that come and go and are none of the starter's."""
+"""Name → sounds that come and go and are none of the starter's, which is taught so with other draws of them."""
+
+
+def meows(rng: np.random.Generator, n: int, rate: int) -> Floats:
+    """Like cats: a voice that rises and falls by a third of an octave within a second, now and then."""
+    out, at = np.zeros(n), 0
+    while at < n:
+        size = min(n - at, int(rng.uniform(0.5, 1.2) * rate))
+        t = np.arange(size) / max(1, size)
+        pitch = rng.uniform(450, 800) * 2 ** (rng.uniform(0.1, 0.5) * np.sin(np.pi * t**0.7))
+        phase, centre = 2 * np.pi * np.cumsum(pitch) / rate, rng.uniform(1000, 2500)
+        for k in range(1, 9):
+            gain = 1 / (1 + ((k * pitch - centre) / 700) ** 2) * (k * pitch < rate / 2)
+            out[at : at + size] += gain * np.sin(k * phase) * np.hanning(size)
+        at += size + int(rng.uniform(0.3, 3.0) * rate)
+    return _unit(out)
+
+
+def clinks(rng: np.random.Generator, n: int, rate: int) -> Floats:
+    """Glasses and cutlery: high partials that belong to no pitch and ring for a tenth of a second or so."""
+    out, at = np.zeros(n), 0
+    while at < n:
+        size = min(n - at, int(0.6 * rate))
+        t = np.arange(size) / rate
+        for hz in rng.uniform(1800, 7500, 5):
+            out[at : at + size] += rng.uniform(0.2, 1) * np.sin(2 * np.pi * hz * t) * np.exp(-t * rng.uniform(8, 50))
+        at += int(rng.uniform(0.1, 1.5) * rate)
+    return _unit(out)
+
+
+def whistling(rng: np.random.Generator, n: int, rate: int) -> Floats:
+    """Somebody whistles: one partial that glides from note to note and trembles, with a little breath."""
+    note_s = rng.uniform(0.2, 0.6)
+    notes = rng.uniform(900, 1500) * 2 ** (rng.choice([0, 2, 4, 5, 7, 9, 12], int(n / rate / note_s) + 2) / 12)
+    t = np.arange(n) / rate
+    pitch = np.interp(t / note_s + 0.3 * np.sin(2 * np.pi * t / note_s) / (2 * np.pi), np.arange(len(notes)), notes)
+    tone = np.sin(2 * np.pi * np.cumsum(pitch * (1 + 0.01 * np.sin(2 * np.pi * 5.5 * t))) / rate)
+    return _unit(tone * (np.sin(2 * np.pi * t / rng.uniform(2, 4)) > -0.6) + 0.03 * white(rng, n, rate))
+
+
+def typing(rng: np.random.Generator, n: int, rate: int) -> Floats:
+    """A keyboard: clicks of a few milliseconds, six a second or so, in bursts."""
+    out, at = np.zeros(n), 0
+    while at < n:
+        size = min(n - at, int(0.03 * rate))
+        t = np.arange(size) / rate
+        click = white(rng, size, rate) + np.sin(2 * np.pi * rng.uniform(1500, 4000) * t)
+        out[at : at + size] += rng.uniform(0.3, 1) * click * np.exp(-t * rng.uniform(150, 400))
+        at += int(rng.uniform(0.06, 0.3) * rate) + (int(rng.uniform(0.5, 2) * rate) if rng.random() < 0.08 else 0)
+    return _unit(out)
+
+
+STRANGERS: Mapping[str, Maker] = {"meows": meows, "clinks": clinks, "whistling": whistling, "typing": typing}
+"""Name → more such sounds, of which the starter never heard any: they tell how it takes what it doesn't know."""
 
 
 # -- echo --------------------------------------------------------------------------------------------------------------

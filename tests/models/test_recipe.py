@@ -8,7 +8,7 @@ import torch
 
 from models.audio_spectrogram_transformer import ASTConfig, ASTForAudioClassification
 from models.train.recipe import Recipe
-from models.train.training import _groups, _patches
+from models.train.training import _optimisers, _patches
 from tests.models.small import SMALL
 
 
@@ -74,10 +74,22 @@ def test_the_whole_view_drops_the_share_asked_for() -> None:
 
 def test_matrices_decay_and_nothing_else() -> None:
     model = ASTForAudioClassification(ASTConfig(**SMALL))
-    decaying, others = _groups(model, 0.05)
+    (adam,) = _optimisers(model, Recipe(weight_decay=0.05))
+    decaying, others = adam.param_groups
     assert (decaying["weight_decay"], others["weight_decay"]) == (0.05, 0.0)
     names = {id(value): name for name, value in model.named_parameters()}
-    picked = {names[id(value)] for value in decaying["params"]}  # type: ignore[attr-defined]
+    picked = {names[id(value)] for value in decaying["params"]}
     assert all(name.endswith("weight") and "norm" not in name and "embeddings" not in name for name in picked)
     assert len(picked) == 6 * 2 + 1
-    assert len(picked) + len(others["params"]) == len(names)  # type: ignore[arg-type]
+    assert len(picked) + len(others["params"]) == len(names)
+
+
+def test_muon_takes_the_layers_matrices_and_adam_the_rest() -> None:
+    model = ASTForAudioClassification(ASTConfig(**SMALL))
+    adam, muon = _optimisers(model, Recipe(optimiser="muon"))
+    names = {id(value): name for name, value in model.named_parameters()}
+    its = [names[id(value)] for group in muon.param_groups for value in group["params"]]
+    assert len(its) == 6 * 2
+    assert all(".layers." in name and name.endswith("weight") and "norm" not in name for name in its)
+    others = [names[id(value)] for group in adam.param_groups for value in group["params"]]
+    assert sorted(its + others) == sorted(names.values())

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from models.errors import DataError
-from models.train.rooms import OTHERS, TONES, coloured, reverberated
+from models.train.rooms import OTHERS, STRANGERS, TONES, coloured, reverberated
 from models.train.soundscapes import (
     ANNOTATIONS,
     DURATIONS,
@@ -164,10 +164,10 @@ def test_without_foregrounds_nothing_happens():
 # -- rooms -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*TONES, *OTHERS])
+@pytest.mark.parametrize("name", [*TONES, *OTHERS, *STRANGERS])
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_rooms_and_other_sounds_have_unit_level_and_a_seed(name, rate):
-    make = (TONES | OTHERS)[name]
+    make = (TONES | OTHERS | STRANGERS)[name]
     first, again = (make(np.random.default_rng(1), 2 * rate, rate) for _ in range(2))
     assert first.shape == (2 * rate,)
     assert first.dtype == np.float32

@@ -7,11 +7,12 @@ import torch
 from models.audio_spectrogram_transformer import ASTConfig, ASTForAudioClassification
 from models.fbank import fbank
 from models.spec import FbankSpec
-from models.train import training
+from models.train import mixing, training
 from models.train.alarms import ALARMS, smoke_alarm
 from models.train.features import Features
 from models.train.mixing import Mixer
 from models.train.recipe import Recipe
+from models.train.teacher import Learn, Pupil, Teacher, _kept
 from models.train.training import train
 
 RATE = 16000
@@ -109,4 +110,56 @@ def test_recordings_without_a_label_are_mixed_in_and_mean_nothing():
     frames[100:, 60:] = -15.0
     mixer = Mixer(Features(frames, [0, 100], [100, 100]), np.array([[1.0], [0.0]], np.float32), SPEC, 96, seed=0)
     _, labels = mixer.batch(200, slice(0, 96))
-    assert 0.2 < labels.mean() < 0.7
+    assert 0.6 < labels.mean() < 0.8  # 0.88 of the windows hold something, a fifth of which has no label
+
+
+def test_columns_say_when_a_label_sounds():
+    mixer = make_mixer()
+    mixer.column = 16
+    view = slice(256, 512)
+    windows, labels, columns = mixer.batch(64, view)
+    assert columns.shape == (64, 16, 2)
+    assert set(np.unique(columns)) == {0.0, 1.0}
+    slivers = columns.any(axis=1) & (labels == 0)  # too short to be a label
+    assert slivers.mean() < 0.1
+    power = np.exp(windows[:, view] * 2 * SPEC.std + SPEC.mean).sum(axis=2).reshape(64, 16, 16).mean(axis=2)
+    loud, quiet = (np.log(power)[columns.any(axis=2) == sounds] for sounds in (True, False))
+    assert np.median(loud) > np.median(quiet) + 1
+
+
+def test_an_echo_decays_by_60_db_in_its_time():
+    click = np.zeros((60, 1), np.float32)
+    click[5] = 1.0
+    heard = mixing._echoed(click, 0.5, -3.0, SPEC)[:, 0]
+    assert heard[:5] == pytest.approx(0)
+    assert heard[5] > 1
+    tail = 10 * np.log10(heard[6:56])
+    assert tail[0] - tail[-1] == pytest.approx(60 * 49 / 50, abs=0.5)
+    assert heard.sum() == pytest.approx(1 + 10**-0.3, rel=0.01)
+
+
+def test_a_pupil_foretells_the_teacher_at_the_patches_that_are_kept():
+    config = ASTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_length=512,
+        frequency_stride=16, time_stride=16,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    teacher, pupil = Teacher(config).eval(), Pupil(ASTForAudioClassification(config))
+    windows = torch.randn(2, 512, 128)
+    _, columns, (middle, top) = teacher(windows)
+    assert columns.shape == (2, 32, config.num_labels)
+    assert middle.shape[:2] == top.shape[:2] == (2, 8 * 32)
+    row, column = 3, 20  # of the grid, time fastest
+    louder = windows.clone()
+    louder[:, 16 * column : 16 * column + 16, 16 * row : 16 * row + 16] += 10
+    moved = (teacher(louder)[2][1] - top).abs().sum(dim=(0, 2))
+    assert int(moved.argmax()) == row * 32 + column
+    view, keep = slice(16 * 18, 16 * 26), torch.tensor([row * 32 + column, 5 * 32 + 25])
+    hint = torch.arange(8 * 8).reshape(1, 64, 1)
+    assert _kept(hint, keep, view, config).flatten().tolist() == [3 * 8 + 2, 5 * 8 + 7]
+    _, foretold = pupil(windows, keep)
+    assert [each.shape for each in foretold] == [(2, 2, middle.shape[2]), (2, 2, top.shape[2])]
+    loss = Learn(teacher)(pupil, [windows, torch.zeros(2, config.num_labels)], view, keep)
+    loss.backward()
+    assert all(each.grad is not None for each in pupil.parameters())
+    assert all(each.grad is None for each in teacher.parameters())
