@@ -89,12 +89,13 @@ def _ignored(folder: Path, scenes: "Sequence[Annotated]", labels: Sequence[str],
     if not ignored:
         return {}
     said = ", ".join(f"{label!r} ({n})" for label, n in ignored.items())
+    hint = next(filter(None, (closest(label, labels) for label in ignored)), "")
     text = f"{folder / ANNOTATIONS}: no rule of stream {stream!r} listens for {said}"
     if len(ignored) == len(sounds):
         known = ", ".join(map(repr, labels[:6])) + (" …" if len(labels) > 6 else "")
-        how = f"rules listen for {known}: name the labels so, or add rules{closest(min(ignored), labels)}"
+        how = f"rules listen for {known}: name the labels so, or add rules{hint}"
         raise ConfigError(f"{text}, and there is nothing else; {how}")
-    print(f"{text}: these sounds are not counted; add rules for them, or leave it at that", file=sys.stderr)
+    print(f"{text}: these sounds are not counted; add rules, or name them as rules do{hint}", file=sys.stderr)
     return ignored
 
 

@@ -134,7 +134,7 @@ def test_what_programs_read(run: Run) -> None:
     assert code == 0
     assert err == (
         "scenes/annotations.tsv: no rule of stream 'room' listens for 'Door' (1): these sounds are not counted; add "
-        "rules for them, or leave it at that\n"
+        "rules, or name them as rules do\n"
     )
     nothing = dict.fromkeys(("late_p50_s", "late_p95_s", "onset_error_s", "offset_error_s"))
     siren = {"late_p50_s": 0.015, "late_p95_s": 0.015, "onset_error_s": 0.085, "offset_error_s": 0.1}
