@@ -20,16 +20,24 @@ import soundfile
 from figures import figure, finish
 
 from models import checkpoint, load_spec
-from models.train.detections import Counts, Found, Told, event_based, intersection_based, told
 from models.train.rooms import OTHERS
 from models.train.soundscapes import Bank, Truth, bank, compose, made
 from models.train.starter import LABELS
 from streamer import cli_shared
+from streamer.detections import (
+    Figures,
+    events,
+    labels_of,
+    mean,
+    measure,
+    median_error,
+    percentile,
+    with_threshold_rules,
+)
 from streamer.replay import replay
 
 SECONDS = 300  # of a soundscape
 KINDS = {"mixed": 12, "rooms": 6, "other": 6}  # how many: with what rules listen for, with nothing, with other sounds
-COLLARS_S = (0.5, 1.0)
 SMOKE = "Smoke detector, smoke alarm"
 PSDS = {  # the two scenarios of DCASE 2021 to 2023, task 4: when is it, and what is it
     "psds_1": {"dtc_threshold": 0.7, "gtc_threshold": 0.7, "cttc_threshold": None, "alpha_ct": 0, "alpha_st": 1},
@@ -56,22 +64,6 @@ def banks_of(args, ruled):
     other |= {name: [made(maker, (2.0, 20.0))] for name, maker in OTHERS.items()}
     kinds = {"mixed": mixed, "rooms": {}, "other": other}
     return {kind: Bank(sounds, every.backgrounds) for kind, sounds in kinds.items()}
-
-
-def events(steps):
-    """The events of a replay, as they were told."""
-    starts, found = {}, []
-    for step in steps:
-        for message in step.messages:
-            if not message.topic.endswith("/event"):
-                continue
-            event = message.payload
-            if event["event_type"] == "start":
-                starts[event["id"]] = step.end_s
-            elif event["event_type"] == "end":
-                told_s = starts[event["id"]]
-                found.append(Found(event["onset_s"], event["offset_s"], event["label"], told_s, event["score_peak"]))
-    return found
 
 
 def listen(args, settings, ruled):
@@ -117,13 +109,6 @@ def is_seen(truth, start_s, end_s):
     return inside_s >= min(0.25, (truth.offset_s - truth.onset_s) / 2)
 
 
-def labels_of(settings, known):
-    """Labels that threshold rules listen for."""
-    rules = settings.rules_of(next(iter(settings.streams))).values()
-    named = [rule.labels for rule in rules if rule.type == "threshold"]
-    return sorted({label for labels in named for label in (known if labels == "any" else labels)})
-
-
 def check_same(folder, made_by):
     """Scores of another model, or of other sounds, are not to be mixed with these."""
     path = folder / "made_by.json"
@@ -136,35 +121,14 @@ def check_same(folder, made_by):
 # -- how well ----------------------------------------------------------------------------------------------------------
 
 
-def measure(label, heard):
-    """All that is told of one label: events right within each collar, and by intersection; what a user notices."""
-    collars, intersecting, noticed = [Counts()] * len(COLLARS_S), Counts(), Told()
-    for truths, found in heard:
-        its = [t for t in truths if t.label == label], [f for f in found if f.label == label]
-        collars = [sum_ + event_based(*its, collar_s) for sum_, collar_s in zip(collars, COLLARS_S, strict=True)]
-        intersecting += intersection_based(*its)
-        noticed += told(*its)
-    return [*collars, intersecting], noticed
-
-
-def row(label, counts, noticed, false):
+def row(label, one, false):
     """One label for people; `false` are the events an hour in rooms and among other sounds."""
-    f1 = " ".join("    -" if each.f1 is None else f"{each.f1:5.2f}" for each in counts)
-    n = noticed.counts.right + noticed.counts.missed
+    f1 = " ".join("    -" if f1 is None else f"{f1:5.2f}" for f1 in one.f1)
+    noticed, counts = one.told, one.told.counts
     late = f"{percentile(noticed.latency_s, 50):6.2f} {percentile(noticed.latency_s, 95):6.2f}"
     errors = f"{median_error(noticed.onset_s):6.2f} {median_error(noticed.offset_s):6.2f}"
-    shares = f"{n:4d} {noticed.counts.missed:6d} {noticed.counts.false:5d}  {false['rooms']:5.1f} {false['other']:5.1f}"
+    shares = f"{one.sounds:4d} {counts.missed:6d} {counts.false:5d}  {false['rooms']:5.1f} {false['other']:5.1f}"
     return f"{label:<28} {shares}  {f1}  {late}  {errors}"
-
-
-def percentile(values, share):
-    """NaN of nothing."""
-    return float(np.percentile(values, share)) if values else math.nan
-
-
-def median_error(values):
-    """Median of how far off, either way."""
-    return percentile([abs(value) for value in values], 50)
 
 
 def psds(heard, labels):
@@ -192,17 +156,17 @@ def report(labels, heard, hop_s):
     print(f"{'label':<28}    n missed false  /h in rooms, other  F1 .5 s  1 s inter   late p50  p95   onset offset")
     each = {label: measure(label, kinds["mixed"]) for label in labels}
     false = {label: {kind: per_hour(label, pairs) for kind, pairs in kinds.items()} for label in labels}
-    for label, (counts, noticed) in each.items():
-        print(row(label, counts, noticed, false[label]))
-    total = [sum(counts, Counts()) for counts in zip(*(counts for counts, _ in each.values()), strict=True)]
-    noticed = sum((noticed for _, noticed in each.values()), Told())
+    for label, one in each.items():
+        print(row(label, one, false[label]))
+    total = sum(each.values(), Figures())
+    noticed = total.told
     all_false = {kind: sum(rates[kind] for rates in false.values()) for kind in KINDS}
-    print(row("all", total, noticed, all_false))
+    print(row("all", total, all_false))
     for low, high in ((-5, 0), (0, 10), (10, 20)):
         n_heard, n_missed = (sum(low <= db < high for db in dbs) for dbs in (noticed.heard_db, noticed.missed_db))
         print(f"missed at {low:3d} to {high:2d} dB: {n_missed} of {n_heard + n_missed}")
-    macro = [mean([counts[i].f1 for counts, _ in each.values()]) for i in range(len(total))]
-    smoke = over_0_db(each[SMOKE][1]) if SMOKE in each else None
+    macro = [mean(f1) for f1 in zip(*(one.f1 for one in each.values()), strict=True)]
+    smoke = over_0_db(each[SMOKE].told) if SMOKE in each else None
     finish("detection", figures(macro, psds(heard, labels), noticed, all_false, smoke=smoke, hop_s=hop_s))
 
 
@@ -241,12 +205,6 @@ def over_0_db(noticed):
     return n_heard / (n_heard + n_missed) if n_heard + n_missed else None
 
 
-def mean(values):
-    """Of those that are there."""
-    there = [value for value in values if value is not None]
-    return float(np.mean(there)) if there else None
-
-
 def rounded(value):
     return None if value is None or math.isnan(value) else round(float(value), 4)
 
@@ -273,13 +231,14 @@ def main():
     args = parser.parse_args()
     args.data = args.data if args.data.exists() else None
     settings = cli_shared.settings_of(args)
-    hop_s, spec = next(iter(settings.streams.values())).hop_s, load_spec(settings.model.checkpoint)
+    stream, spec = next(iter(settings.streams)), load_spec(settings.model.checkpoint)
+    settings, hop_s = with_threshold_rules(settings, stream), settings.streams[stream].hop_s
     with tempfile.TemporaryDirectory() as folder:
         args.scores = args.scores or Path(folder)
         args.scores.mkdir(parents=True, exist_ok=True)
         made_by = {"seed": args.seed, "fold": args.fold, "model": spec.revision, "hop_s": hop_s}
         check_same(args.scores, made_by | {"recordings": bool(args.data)})
-        labels = labels_of(settings, spec.labels)
+        labels = labels_of(settings, stream, spec.labels)
         heard = listen(args, settings, set(labels))
     print(f"recordings of fold {args.fold or 'any'}" if args.data else "NO recordings, synthetic alarms alone")
     print("a perfect model's scores" if args.perfect else held_out(settings, args.fold))

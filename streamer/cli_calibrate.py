@@ -36,9 +36,7 @@ def calibrate(args: argparse.Namespace) -> int:
     _check(args)
     needs_model = not args.files or args.labelled or not all(is_scores(path) for path in args.files)
     settings = shared.settings_of(args, for_model=bool(needs_model))
-    stream = args.stream or next(iter(settings.streams))
-    if stream not in settings.streams:
-        raise ConfigError(f"--stream: unknown stream {stream!r}; known: {', '.join(settings.streams)}")
+    stream = shared.stream_of(settings, args.stream)
     backend = cache(partial(shared.backend_of, settings))
     spec, hop_s = _kind(args.files, settings, stream, backend)
     info = calibration.info_of(spec, hop_s, settings, stream)
@@ -103,22 +101,14 @@ def _unit(hours: float) -> str:
 # -- what is heard -----------------------------------------------------------------------------------------------------
 
 
-def _bar(total: float | None, text: str) -> Any:
-    """Hours on a terminal; nothing elsewhere."""
-    from tqdm import tqdm
-
-    share = "" if total is None else " of {total:.2f} h, {percentage:.0f}%"
-    form = "{desc}: {n:.2f} h" + share + " [{elapsed}]"
-    return tqdm(total=total, disable=None, leave=False, desc=text, bar_format=form)
-
-
 def _listen(
     args: argparse.Namespace, settings: "Settings", stream: str, backend: Callable[[], "Backend"]
 ) -> Path:
     from streamer.room import listen
 
     path: Path = args.out / SCORES
-    with path.open("w", encoding="utf-8") as save, _bar(args.live_s / 3600, f"listening to {stream}") as bar:
+    hours, text = args.live_s / 3600, f"listening to {stream}"
+    with path.open("w", encoding="utf-8") as save, shared.hours_bar(hours, text) as bar:
         listen(settings, stream, backend(), args.live_s, save=save, tick=lambda seconds: bar.update(seconds / 3600))
     return path
 
@@ -147,7 +137,7 @@ def _kind(
 def _stretches(files: Sequence[Path], line: "Callable[..., Iterator[Stretch]]") -> "tuple[Stretch, ...]":
     found: list[Stretch] = []
     for path in files:
-        with _bar(None, path.name) as bar:
+        with shared.hours_bar(None, path.name) as bar:
             found += line(path, tick=lambda seconds: bar.update(seconds / 3600))
     if not found:
         raise ConfigError(f"{', '.join(map(str, files))}: no window of sound in it; give hours of the room")

@@ -29,9 +29,7 @@ def detect(args: argparse.Namespace) -> int:
         raise ConfigError(f"--save-scores: takes the scores of one recording, not of {len(args.files)}; give one FILE")
     needs_model = not all(is_scores(path) for path in args.files)
     settings = shared.settings_of(args, for_model=needs_model)
-    stream = args.stream or next(iter(settings.streams))
-    if stream not in settings.streams:
-        raise ConfigError(f"--stream: unknown stream {stream!r}; known: {', '.join(settings.streams)}")
+    stream = shared.stream_of(settings, args.stream)
     backend = cache(partial(shared.backend_of, settings))
     if needs_model:
         backend()  # a model that can't be loaded is said before --save-scores empties a file

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from streamer import cli_shared as shared
+from streamer import cli_soundscapes
 from streamer.cli_shared import OK, Command, count, number, whole
 from streamer.errors import BackendError, ConfigError
 
@@ -66,7 +68,10 @@ def stats(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Measure checkpoints on labelled recordings."""
+    """Measure checkpoints on labelled recordings, or a configuration on soundscapes."""
+    cli_soundscapes.check(args)
+    if args.soundscapes:
+        return cli_soundscapes.evaluate(args)
     from models.train.data import recordings
     from models.train.evaluate import evaluate as measured
 
@@ -118,15 +123,7 @@ def add_commands(command: Command, commands: "argparse._SubParsersAction[argpars
     sub.add_argument("--model", metavar="M", help="whose sampling rate and mel bins to use (16 kHz, 128 bins)")
     _json(sub)
 
-    sub = command(evaluate, "measure checkpoints on labelled recordings: accuracy, mAP, AUC, d', per label")
-    text = "bundled name, folder or hub id; several make an ensemble; '{fold}' stands for the fold left out of training"
-    sub.add_argument("--model", required=True, nargs="+", metavar="M", help=text)
-    _data(sub)
-    sub.add_argument("--fold", type=int, metavar="K", help="only the recordings of this fold")
-    sub.add_argument("--average", action="store_true", help="mean of the models' weights instead of their scores")
-    sub.add_argument("--confusion", type=Path, metavar="FILE.png", help="draw which label is taken for which")
-    _device(sub)
-    _json(sub)
+    _add_evaluate(command(evaluate, "measure checkpoints on labelled clips, or a configuration on soundscapes"))
 
     model = commands.add_parser("model", help="show or convert a checkpoint")
     kinds = model.add_subparsers(required=True, metavar="COMMAND")
@@ -135,6 +132,29 @@ def add_commands(command: Command, commands: "argparse._SubParsersAction[argpars
     sub.add_argument("checkpoint", metavar="M", help="bundled name, folder or hub id")
     _json(sub)
     _add_convert(kinds.add_parser("convert", help="write any checkpoint as a folder that the daemon loads"))
+
+
+def _add_evaluate(sub: argparse.ArgumentParser) -> None:
+    text = (
+        "bundled name, folder or hub id; for clips several make an ensemble, and '{fold}' stands for the fold left out "
+        "of training; for soundscapes one (the configured one)"
+    )
+    sub.add_argument("--model", nargs="+", metavar="M", help=text)
+    _json(sub)
+
+    clips = sub.add_argument_group("clips: accuracy, mAP, AUC, d', per label")
+    _data(clips, is_required=False)
+    clips.add_argument("--fold", type=int, metavar="K", help="only the recordings of this fold")
+    clips.add_argument("--average", action="store_true", help="mean of the models' weights instead of their scores")
+    clips.add_argument("--confusion", type=Path, metavar="FILE.png", help="draw which label is taken for which")
+    _device(clips)
+
+    scenes = sub.add_argument_group("soundscapes: what is missed, made up, how late and how far off events are")
+    text = "audio files, annotations.tsv (filename, onset, offset, event_label) and, if there, durations.tsv"
+    scenes.add_argument("--soundscapes", type=Path, metavar="FOLDER", help=text)
+    shared.config_option(scenes)
+    text = "whose hop and rules to use (the configuration's first)"
+    scenes.add_argument("--stream", metavar="NAME", help=text)
 
 
 def _add_train(sub: argparse.ArgumentParser) -> None:
@@ -179,16 +199,16 @@ def _add_convert(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights in the file")
 
 
-def _data(sub: argparse.ArgumentParser) -> None:
+def _data(sub: "argparse._ActionsContainer", *, is_required: bool = True) -> None:
     text = "a folder with a sub-folder per label, or a CSV of file,labels[,fold] with ';' between labels"
-    sub.add_argument("--data", type=Path, required=True, metavar="DIR|CSV", help=text)
+    sub.add_argument("--data", type=Path, required=is_required, metavar="DIR|CSV", help=text)
 
 
 def _json(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
-def _device(sub: argparse.ArgumentParser) -> None:
+def _device(sub: "argparse._ActionsContainer") -> None:
     sub.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:0 (auto)")
 
 

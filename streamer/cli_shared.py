@@ -60,6 +60,14 @@ def backend_of(settings: "Settings") -> "Backend":
     return edges.build_backend(settings)
 
 
+def stream_of(settings: "Settings", name: str | None) -> str:
+    """The stream called `name`, whose hop and rules are used; None: the first."""
+    stream = name or next(iter(settings.streams))
+    if stream not in settings.streams:
+        raise ConfigError(f"--stream: unknown stream {stream!r}; known: {', '.join(settings.streams)}")
+    return stream
+
+
 def is_for_programs(args: argparse.Namespace) -> bool:
     """Whether to print JSON lines: asked for, or nobody looks."""
     return args.json or not sys.stdout.isatty()
@@ -92,7 +100,16 @@ def each_file(
     return code
 
 
-def config_option(sub: "argparse.ArgumentParser | argparse._MutuallyExclusiveGroup") -> None:
+def hours_bar(total: float | None, text: str) -> Any:
+    """Hours on a terminal; nothing elsewhere."""
+    from tqdm import tqdm
+
+    share = "" if total is None else " of {total:.2f} h, {percentage:.0f}%"
+    form = "{desc}: {n:.2f} h" + share + " [{elapsed}]"
+    return tqdm(total=total, disable=None, leave=False, desc=text, bar_format=form)
+
+
+def config_option(sub: "argparse._ActionsContainer") -> None:
     """`-c FILE`."""
     text = "configuration (default: config.yaml here, else the one that comes with streamer)"
     sub.add_argument("-c", "--config", type=Path, metavar="FILE", help=text)

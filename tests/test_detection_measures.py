@@ -9,11 +9,8 @@ import pytest
 
 from models.train.detections import Counts, Found, Told, event_based, intersection_based, onset_based, told
 from models.train.soundscapes import Truth
-from streamer.core import Message, Reason, SegmentEnd
-from streamer.replay import Step
 
 BENCH = Path(__file__).parent.parent / "bench"
-END = SegmentEnd("mic", 0, Reason.SOURCE_END)  # what a step came of does not matter here
 
 
 def truths(text: str) -> list[Truth]:
@@ -116,15 +113,6 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def step(end_s: float, *events: dict[str, object]) -> Step:
-    return Step(end_s, tuple(Message("mic/event", {"id": "1", "label": "a", **event}) for event in events), {}, END)
-
-
-def test_an_event_is_told_when_its_start_is(bench: ModuleType) -> None:
-    end = {"event_type": "end", "onset_s": 5.0, "offset_s": 7.0, "score_peak": 0.9}
-    assert bench.events([step(6, {"event_type": "start"}), step(7), step(17, end)]) == [Found(5, 7, "a", 6, 0.9)]
 
 
 def test_the_report_counts_sounds_rooms_and_others_apart(

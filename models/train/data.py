@@ -75,6 +75,14 @@ def several(mistakes: Sequence[str]) -> str:
     return "; ".join([*mistakes[:3], *rest])
 
 
+def cells_of(table: Path, delimiter: str = ",") -> list[tuple[int, list[str]]]:
+    """Line and stripped cells of each row that holds anything; UnicodeDecodeError or csv.Error if it is no table."""
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    return [(line, cells) for line, cells in rows if any(cells)]
+
+
 def _of_folder(data: Path) -> list[Recording]:
     files = [path for folder in _visible(data) if folder.is_dir() for path in _visible(folder)]
     for folder in files:  # `data/train/bark/1.wav` would become a label 'train'
@@ -88,7 +96,7 @@ def _of_folder(data: Path) -> list[Recording]:
         for path in files
         if path.suffix.lower() in AUDIO and path.is_file()
     ]
-    loose = [path for path in _visible(data) if path.suffix.lower() in AUDIO]
+    loose = audio_in(data)
     others = sorted({path.suffix.lower() or path.name for path in files if path.is_file()} - AUDIO)
     if not found:
         ends = f"; its files end in {', '.join(others)}" if others else ""
@@ -102,18 +110,20 @@ def _in_no_folder(loose: Sequence[Path]) -> str:
     return f"; {loose[0].name} and {len(loose) - 1} more lie in no label's folder" if loose else ""
 
 
+def audio_in(folder: Path) -> list[Path]:
+    """What lies in a folder, not hidden, that looks like sound by its name; sorted."""
+    return [path for path in _visible(folder) if path.suffix.lower() in AUDIO]
+
+
 def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _of_csv(data: Path) -> list[Recording]:
     try:
-        with data.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, skipinitialspace=True)
-            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+        rows = cells_of(data)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{data} is no CSV in UTF-8 ({error}); needed: {NEEDED}") from None
-    rows = [(line, cells) for line, cells in rows if any(cells)]
     columns = [name.lower() for name in rows[0][1]] if rows else []
     if not {"file", "labels"} <= set(columns):
         given = f"columns are {', '.join(columns)}" if columns else "it is empty"

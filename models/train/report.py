@@ -117,18 +117,18 @@ class Report:
         over = self.over_folds()
         for i, name in enumerate(("mean", "std")):
             rows.append([name, "", *(_show(both[i] if both else None) for both in over.values())])
-        return _columns([["fold", "clips", *NAMES.values()], *rows])
+        return columns([["fold", "clips", *NAMES.values()], *rows])
 
     def _confusions(self) -> str:
         rows = [[f"{label} heard as {heard}", f"{n} of {of}"] for label, heard, n, of in self.mistaken()[:CONFUSIONS]]
-        return _columns([["most frequent confusions", "clips"], *rows]) if rows else ""
+        return columns([["most frequent confusions", "clips"], *rows]) if rows else ""
 
     def _labels(self) -> str:
         rows = [
             [each.label, str(each.n), *map(_show, (each.recall, each.ap, each.auc, each.d_prime))]
             for each in sorted(self.metrics.per_label, key=_badness)
         ]
-        return _columns([["label", "clips", "recall", "AP", "AUC", "d'"], *rows])
+        return columns([["label", "clips", "recall", "AP", "AUC", "d'"], *rows])
 
 
 def _badness(each: LabelMetrics) -> tuple[float, str]:
@@ -140,7 +140,7 @@ def _show(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> str:
+def columns(rows: Sequence[Sequence[str]]) -> str:
     """Rows as text: the first column to the left, figures to the right."""
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
