@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["FbankSpec", "ModelSpec", "load", "load_spec"]
 
 
-def load_spec(name_or_path: str | Path, **options: Any) -> ModelSpec:
+def load_spec(name_or_path: str | Path, *, max_length: int | None = None, **options: Any) -> ModelSpec:
     """What a checkpoint needs and says, without loading its weights.
 
     Args:
         name_or_path: as in `load`.
+        max_length: as in `load`.
         options: as in `load`.
 
     Raises:
@@ -33,6 +34,7 @@ def load_spec(name_or_path: str | Path, **options: Any) -> ModelSpec:
     from models.audio_spectrogram_transformer.configuration import ASTConfig
 
     hub, changes = checkpoint.split(options, load_spec, ASTConfig)
+    changes |= {} if max_length is None else {"max_length": max_length}
     folder = checkpoint.find(name_or_path, **hub)
     return _spec(folder, checkpoint.title(name_or_path), changes)
 
@@ -43,6 +45,7 @@ def load(
     device: str = "cpu",
     dtype: "torch.dtype | str" = "float32",
     ignore_mismatched_sizes: bool = False,
+    max_length: int | None = None,
     **options: Any,
 ) -> "tuple[ASTForAudioClassification, ModelSpec]":
     """A model in evaluation mode, and what its caller must know.
@@ -52,8 +55,9 @@ def load(
         device: torch's name of it.
         dtype: of the weights.
         ignore_mismatched_sizes: for other labels than the checkpoint's make a fresh head, to be trained.
-        options: of the hub, as `models.checkpoint.HubOptions` says; and fields of `ASTConfig` to change:
-            `max_length=256` makes a model of 2.56 s windows of any checkpoint.
+        max_length: T, frames in a window, instead of the checkpoint's own: 256 are 2.56 s. Its position embeddings
+            are cut to fit, or interpolated for more.
+        options: of the hub, as `models.checkpoint.HubOptions` says; and fields of `ASTConfig` to change.
 
     Raises:
         CheckpointError: the checkpoint is missing, broken or does not fit.
@@ -63,6 +67,7 @@ def load(
     from models.audio_spectrogram_transformer import ASTConfig, ASTForAudioClassification
 
     hub, changes = checkpoint.split(options, load, ASTConfig)
+    changes |= {} if max_length is None else {"max_length": max_length}
     folder = checkpoint.find(name_or_path, **hub)
     spec = _spec(folder, checkpoint.title(name_or_path), changes)
     model = ASTForAudioClassification.from_pretrained(
@@ -92,4 +97,5 @@ def _spec(folder: Path, name: str, changes: dict[str, Any]) -> ModelSpec:
         fbank=fbank,
         window_frames=config.max_length,
         activation="softmax" if config.problem_type == "single_label_classification" else "sigmoid",
+        patch_frames=config.patch[1],
     )

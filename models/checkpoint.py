@@ -52,7 +52,7 @@ def split(options: dict[str, Any], function: Callable[..., Any], kind: type[Any]
         TypeError: one is neither.
     """
     *named, _ = inspect.signature(function).parameters
-    known = (*named, *HubOptions.__annotations__, *(item.name for item in fields(kind)))
+    known = dict.fromkeys((*named, *HubOptions.__annotations__, *(item.name for item in fields(kind))))
     for name in options:
         if name not in known:
             raise TypeError(f"{function.__qualname__} has no option {name!r}; known: {', '.join(known)}")

@@ -47,6 +47,7 @@ class ModelSpec:
         labels: C display names, in the order of the scores.
         label_ids: C ontology ids (`/m/…`), empty strings where unknown.
         activation: what turns logits into scores.
+        patch_frames: of a patch; no window is shorter.
     """
 
     name: str
@@ -56,6 +57,7 @@ class ModelSpec:
     fbank: FbankSpec = field(default_factory=FbankSpec)
     window_frames: int = 1024
     activation: Activation = "sigmoid"
+    patch_frames: int = 16
 
     @property
     def window_s(self) -> float:

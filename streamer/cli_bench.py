@@ -24,7 +24,7 @@ def bench(args: argparse.Namespace) -> int:
     settings = shared.settings_of(args, for_model=not args.model)
     if args.model:  # the rules are for another model, perhaps
         settings = settings.model_copy(update={"rules": {}})
-    spec = load_spec(settings.model.checkpoint)
+    spec = load_spec(settings.model.checkpoint, max_length=settings.model.window_frames)
     line = speed.line(settings, spec)
     trial, found = speed.Trial(settings, spec), []
     for backend, dtype in (progress := tqdm(speed.forms(), disable=None, leave=False, unit="form")):

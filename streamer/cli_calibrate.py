@@ -116,7 +116,7 @@ def _listen(
 def _kind(
     files: Sequence[Path], settings: "Settings", stream: str, backend: Callable[[], "Backend"]
 ) -> "tuple[ModelSpec, float]":
-    """The one model and hop that all is heard with."""
+    """The one model, window and hop that all is heard with."""
     from streamer.replay import header_of, is_scores
 
     kinds: dict[Any, tuple[ModelSpec, float, Path | None]] = {}
@@ -125,11 +125,11 @@ def _kind(
         header = header_of(path) if path and is_scores(path) else None
         spec = header.spec if header else backend().spec
         hop_s = header.hop_s if header else settings.streams[stream].hop_s
-        kinds.setdefault((spec.revision, spec.labels, hop_s), (spec, hop_s, path))
+        kinds.setdefault((spec.revision, spec.labels, spec.window_frames, hop_s), (spec, hop_s, path))
     if len(kinds) > 1:
         (*_, one), (*_, other), *_ = kinds.values()
         how = "calibrate each alone, or save their scores again"
-        raise ConfigError(f"{one} and {other} are not of one model and hop; {how}")
+        raise ConfigError(f"{one} and {other} are not of one model, window and hop; {how}")
     spec, hop_s, _ = next(iter(kinds.values()))
     return spec, hop_s
 
@@ -149,9 +149,10 @@ def _labelled(data: Path, dials: Sequence["Dial"], spec: "ModelSpec", other: "Mo
     from models.train.data import recordings
     from streamer.mistakes import closest
 
-    if spec.revision != other.revision:
-        what = f"the scores are of {spec.name} {spec.revision}, the model at hand is {other.name} {other.revision}"
-        raise ConfigError(f"--labelled: {what}; name the same with --model")
+    theirs, ours = (f"{one.name} {one.revision} with windows of {one.window_s:g} s" for one in (spec, other))
+    if (spec.revision, spec.window_frames) != (other.revision, other.window_frames):
+        what = f"the scores are of {theirs}, the model at hand is {ours}"
+        raise ConfigError(f"--labelled: {what}; name the same with --model, and its window with model.window_s")
     known = list(dict.fromkeys(name for d in dials for name in (*d.labels, d.name, d.rule) if name is not None))
     found = recordings(data)
     for label in dict.fromkeys(label for one in found for label in one.labels):

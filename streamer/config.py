@@ -8,6 +8,7 @@ The edges (sources, rules, sinks) bring their own models; who reads a file passe
 import os.path
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -19,10 +20,10 @@ from pydantic import BaseModel, Field, create_model
 from models.spec import ModelSpec
 from streamer.document import Document, KeyPath, dotted, read, unset_sentence
 from streamer.errors import ConfigError
-from streamer.mistakes import did_you_mean, validated
+from streamer.mistakes import did_you_mean, number_in, validated
 from streamer.paths import default_outbox, expanded, misplaced
 from streamer.references import misfits, unwatchable
-from streamer.settings import ModelConfig, Name, Settings, StreamConfig
+from streamer.settings import FRAME_S, ModelConfig, Name, Settings, StreamConfig
 
 EdgeConfig = Callable[[str, str], type[BaseModel]]
 SpecOf = Callable[[str], ModelSpec]
@@ -206,10 +207,23 @@ class _Check:
         if path in self.document.mistakes or path[:1] in self.document.mistakes:
             return None
         try:
-            return spec_of(self.document.at(("model",)).get("checkpoint", ModelConfig().checkpoint))
+            spec = spec_of(self.document.at(("model",)).get("checkpoint", ModelConfig().checkpoint))
         except ConfigError as error:
             self.document.add(path, str(error))
             return None
+        return self.windowed(spec)
+
+    def windowed(self, spec: ModelSpec) -> ModelSpec:
+        """The same model with the window that is asked for, which must hold a patch."""
+        path = ("model", "window_s")
+        seconds = number_in(str(self.document.at(path[:1]).get(path[1])))  # text from the environment may be a number
+        if seconds is None or path in self.document.mistakes:
+            return spec
+        if (frames := round(seconds / FRAME_S)) < spec.patch_frames:
+            said = f"must be at least {spec.patch_frames * FRAME_S:g} seconds, one patch of the model, not {seconds:g}"
+            self.document.add(path, f"{said}; leave it out for the model's own {spec.window_s:g}")
+            return spec
+        return replace(spec, window_frames=frames)
 
 
 def effective(settings: Settings) -> str:

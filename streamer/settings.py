@@ -19,7 +19,8 @@ from pydantic import (
 
 from streamer.document import Document, dotted
 
-FRAME_S = 0.01  # one fbank row; a hop is a whole number of them
+FRAME_S = 0.01  # one fbank row; a hop and a window are whole numbers of them
+MOST_WINDOW_S = 60.0  # six times what AST is trained on; attention grows with the square, and 256 is a slip of 2.56
 NAME = r"[a-z0-9_-]+"  # names stand in MQTT topics
 DEVICE = r"auto|cpu|cuda(:[0-9]+)?"
 
@@ -40,13 +41,24 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _check_frames(seconds: float) -> float:
+    frames = round(seconds / FRAME_S)
+    if abs(seconds / FRAME_S - frames) > 1e-6 or frames < 1:
+        raise ValueError(f"must be a multiple of {FRAME_S} seconds, and at least {FRAME_S}, not {seconds:g}")
+    return seconds
+
+
 class ModelConfig(_Strict):
-    """Which model runs, and on what. `checkpoint` is a bundled name or a folder."""
+    """Which model runs, on what, and how much sound it looks at. `checkpoint` is a bundled name or a folder.
+
+    `window_s` is that of the checkpoint if null.
+    """
 
     checkpoint: Annotated[str, Field(min_length=1)] = "starter"
     backend: str = "auto"
     device: Annotated[str, Field(json_schema_extra={"pattern": f"^({DEVICE})$"})] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    window_s: Annotated[float, Field(le=MOST_WINDOW_S), AfterValidator(_check_frames)] | None = None
 
     @field_validator("device")
     @classmethod
@@ -54,6 +66,11 @@ class ModelConfig(_Strict):
         if not re.fullmatch(DEVICE, device):
             raise ValueError(f"must be auto, cpu, cuda or cuda:N with the number of a GPU, not '{device}'")
         return device
+
+    @property
+    def window_frames(self) -> int | None:
+        """Frames of a window; None: as many as the checkpoint's own."""
+        return None if self.window_s is None else round(self.window_s / FRAME_S)
 
     @model_validator(mode="after")
     def _check_backend(self) -> Self:
@@ -90,19 +107,11 @@ class StreamConfig(_Strict):
     """
 
     source: SerializeAsAny[BaseModel]
-    hop_s: float = 1.0
+    hop_s: Annotated[float, AfterValidator(_check_frames)] = 1.0
     gate_dbfs: Annotated[float, Field(le=0)] | None = None
     late: Literal["auto", "latest", "every"] = "auto"
     scores: ScoresConfig | None = None
     rules: dict[Name, dict[str, Any] | bool | None] = {}
-
-    @field_validator("hop_s")
-    @classmethod
-    def _check_hop(cls, hop_s: float) -> float:
-        frames = round(hop_s / FRAME_S)
-        if abs(hop_s / FRAME_S - frames) > 1e-6 or frames < 1:
-            raise ValueError(f"must be a multiple of 0.01 seconds, and at least 0.01, not {hop_s:g}")
-        return hop_s
 
     @field_validator("rules", mode="before")
     @classmethod

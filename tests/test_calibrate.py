@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import soundfile
 import yaml
 
+from models import ModelSpec, load_spec
 from models.train.alarms import smoke_alarm
 from streamer import calibration, cli, config, edges
 from streamer.core import Level, Phase, Reason, Scores, SegmentEnd
@@ -54,9 +56,9 @@ def windows(rows: np.ndarray) -> list[Scores]:
     ]
 
 
-def save(path: Path, rows: np.ndarray, hop_s: float = 1.0) -> Path:
+def save(path: Path, rows: np.ndarray, hop_s: float = 1.0, spec: ModelSpec = SPEC) -> Path:
     with path.open("w") as file:
-        write_header(file, SPEC, hop_s, RATE, 1.79e9)
+        write_header(file, spec, hop_s, RATE, 1.79e9)
         for window in windows(rows):
             write_output(file, window)
         write_output(file, SegmentEnd("hall", len(rows) * RATE, Reason.SOURCE_END))
@@ -216,11 +218,14 @@ def test_mistakes(run: Run, night: Path, arguments: list[str], said: str) -> Non
     assert said.replace("NIGHT", str(night)) in err
 
 
-def test_scores_of_two_hops_are_not_mixed(run: Run, night: Path, here: Path) -> None:
-    other = save(here / "other.jsonl", scores(1.5, 2), hop_s=0.5)
+@pytest.mark.parametrize("differs", [{"hop_s": 0.5}, {"spec": replace(SPEC, window_frames=256)}])
+def test_scores_of_two_hops_or_windows_are_not_mixed(
+    run: Run, night: Path, here: Path, differs: dict[str, Any]
+) -> None:
+    other = save(here / "other.jsonl", scores(1.5, 2), **differs)
     code, _, err = run(night, other)
     assert code == 2
-    assert f"{night} and {other} are not of one model and hop; calibrate each alone" in err
+    assert f"{night} and {other} are not of one model, window and hop; calibrate each alone" in err
 
 
 def test_too_few_sounds_give_no_threshold_but_a_reason(run: Run, here: Path) -> None:
@@ -324,6 +329,15 @@ def test_listening_now(run: Run, house: Path) -> None:
     assert 13 <= len(kept) < 40
     again, out_again, _ = run("found/scores.jsonl", "--false-alarms", "1/hour")
     assert (again, out_again.split("\n")[0]) == (0, out.split("\n")[0])
+
+
+def test_labelled_clips_are_heard_in_the_window_of_the_scores(run: Run, house: Path) -> None:
+    (house / "config.yaml").write_text(STARTER.replace("hop_s: 8.0", "hop_s: 1.0") + "model: {window_s: 2.56}\n")
+    other = save(house / "other.jsonl", np.full((99, 13), 0.1, np.float32), spec=load_spec("starter"))
+    code, _, err = run(other, "--labelled", "clips", "--false-alarms", "1/hour")
+    assert code == 2
+    assert "with windows of 10.24 s, the model at hand is starter sha256:" in err
+    assert err.endswith(" with windows of 2.56 s; name the same with --model, and its window with model.window_s\n")
 
 
 def test_folders_are_named_as_labels_or_rules(run: Run, house: Path) -> None:

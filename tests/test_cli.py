@@ -140,6 +140,20 @@ def test_bad_arguments_exit_2(arguments):
     assert stopped.value.code == 2
 
 
+def test_the_configured_window_is_what_files_are_tagged_in_and_events_tell(tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_text("node: garage\nmodel: {window_s: 2.56}\nstreams: {mic: {source: {type: microphone}}}\n"
+                    "rules: {sound: {type: threshold, labels: any, onset_threshold: 0.01, offset_threshold: 0.01}}\n")
+    soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 16000 * 6), 16000)
+    assert cli.main(["tag", "-c", str(path), str(tmp_path / "noise.wav")]) == 0
+    tagged = lines(capsys)
+    assert [window["end_s"] for window in tagged] == [2.56, 5.12, 6.0]
+    assert cli.main(["detect", "-c", str(path), str(tmp_path / "noise.wav")]) == 0
+    events = lines(capsys)
+    assert [event["event_type"] for event in events] == ["start", "end"]
+    assert {event["window_s"] for event in events} == {2.56}
+
+
 # -- detect --explain, --save-scores, --at -----------------------------------------------------------------------------
 
 

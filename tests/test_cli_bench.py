@@ -9,8 +9,9 @@ import yaml
 from models import load_spec
 from models.audio_spectrogram_transformer import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 from streamer import cli, config, edges, speed
+from streamer.backends.local import Local
 from streamer.errors import ConfigError
-from streamer.speed import Advice, Form, Line
+from streamer.speed import Advice, Batch, Form, Line
 from tests.models.small import SMALL, randomise
 
 CONFIG = """
@@ -64,6 +65,22 @@ def test_one_object_for_programs(small: Path, two_streams: Path, capsys: pytest.
     assert found["features_ms"] > 0
     assert found["line_ms"] > 0
     assert set(found["config"]["streams"]) == {"hall", "yard"}
+
+
+def test_the_configured_window_is_what_is_measured(
+    small: Path, two_streams: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = set()
+    infer = Local.infer
+
+    def watch(self: Local, batch: Batch) -> Batch:
+        shapes.add(batch.shape[1:])
+        return infer(self, batch)
+
+    monkeypatch.setattr(Local, "infer", watch)
+    two_streams.write_text(CONFIG + "model: {window_s: 0.32}\n")
+    run(capsys, "-c", two_streams, "--model", small, "--json")
+    assert shapes == {(32, 32)}
 
 
 def test_what_people_read_ends_with_options_that_can_be_configured(

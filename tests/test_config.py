@@ -229,6 +229,13 @@ TOP = "node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\n{}\n"  
         (TOP, "model: {dtype: bfloat}",
          f"3: model.dtype: {DTYPES}, not 'bfloat'. Did you mean 'bfloat16'?"),
         (TOP, "model: {dtype: int4}", f"3: model.dtype: {DTYPES}, not 'int4'. Did you mean 'int8'?"),
+        (TOP, "model: {window_s: 0}", f"3: model.window_s: {HOPS}, not 0"),
+        (TOP, "model: {window_s: -2.56}", f"3: model.window_s: {HOPS}, not -2.56"),
+        (TOP, "model: {window_s: 2.555}", f"3: model.window_s: {HOPS}, not 2.555"),
+        (TOP, "model: {window_s: 256}", "3: model.window_s: must be at most 60, not 256"),
+        (TOP, "model: {window_s: auto}", "3: model.window_s: must be a number, not 'auto'"),
+        (TOP, 'model: {window_s: "2.56"}',
+         "3: model.window_s: must be a number, not '2.56'; write 2.56 without quotes"),
         (TOP, 'model: {checkpoint: ""}', "3: model.checkpoint: must not be empty"),
         (TOP, "model: {checkpoint: 2026-11-22, device: 1}", '3: model.device: must be text, not 1; write "1"'),
         (TOP, "rules: [a]", "3: rules: must be a mapping, not a list"),
@@ -382,6 +389,30 @@ sinks: {mqtt: {type: mqtt, port: 70000}}
     assert asked == ["short"]
 
 
+def mistakes_with_windows_of(window_s: str, hop_s: float) -> list[str]:
+    text = f"node: a\nmodel: {{window_s: {window_s}}}\nstreams: {{mic: {{source: {{type: stdin}}, hop_s: {hop_s}}}}}\n"
+    try:
+        parse(text, "c.yaml", edge_config, lambda checkpoint: spec_of("Siren"))
+    except ConfigError as error:
+        return list(error.mistakes)
+    return []
+
+
+def test_a_window_holds_a_patch_and_a_hop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHORT", "1.5")
+    deaf = "what lies between two windows would not be heard"
+    least = "must be at least 0.16 seconds, one patch of the model, not 0.15; leave it out for the model's own 10.24"
+    assert mistakes_with_windows_of("null", 10.24) == []
+    assert mistakes_with_windows_of("2.56", 2.56) == []
+    assert mistakes_with_windows_of("20.48", 20.48) == []
+    assert mistakes_with_windows_of("0.16", 0.1) == []
+    assert mistakes_with_windows_of("0.15", 0.1) == [f"c.yaml:2: model.window_s: {least}"]
+    for window_s, shown in (("2.56", "2.56"), ("'${SHORT}'", "1.5")):
+        assert mistakes_with_windows_of(window_s, 3) == [
+            f"c.yaml:3: streams.mic.hop_s: must be at most {shown} seconds, the model's window, not 3; {deaf}"
+        ]
+
+
 def test_a_checkpoint_that_is_not_there_is_a_mistake_among_others() -> None:
     def none(checkpoint: str) -> ModelSpec:
         raise ConfigError(f"checkpoint '{checkpoint}' not found")
@@ -437,14 +468,17 @@ def test_a_file_becomes_settings(tmp_path: Path) -> None:
     settings = load(path, edge_config)
     assert settings.node == "garage"
     assert settings.model == ModelConfig(checkpoint="starter", backend="auto", device="auto", dtype="auto")
+    assert (settings.model.window_s, settings.model.window_frames) == (None, None)
     assert settings.streams == {"mic": StreamConfig(source=Microphone(), hop_s=2.0, late="every")}
     assert settings.rules["alarm"] == Threshold(labels=("Bark",))
     assert settings.sinks == {}
 
 
 @pytest.mark.parametrize("hop_s", [0.01, 0.29, 0.57, 1.15, 10.24])
-def test_every_whole_number_of_frames_is_a_hop(hop_s: float) -> None:
+def test_every_whole_number_of_frames_is_a_hop_and_a_window(hop_s: float) -> None:
     assert settings_of(STREAM.format(f"hop_s: {hop_s}")).streams["mic"].hop_s == hop_s
+    model = settings_of(TOP.format(f"model: {{window_s: {hop_s}}}")).model
+    assert (model.window_s, model.window_frames) == (hop_s, round(100 * hop_s))
 
 
 @pytest.mark.parametrize(
@@ -552,7 +586,9 @@ def test_effective_shows_every_option_but_no_secret() -> None:
         "password": "**********", "password_file": None, "tls": None,
     }
     assert shown["streams"]["mic"]["source"] == {"type": "microphone", "device": "default", "channel": "mix"}
-    assert shown["model"] == {"checkpoint": "starter", "backend": "auto", "device": "auto", "dtype": "auto"}
+    assert shown["model"] == {
+        "checkpoint": "starter", "backend": "auto", "device": "auto", "dtype": "auto", "window_s": None
+    }  # fmt: skip
 
 
 def test_effective_is_a_configuration_itself() -> None:

@@ -90,11 +90,11 @@ def test_events_of_a_scene(heard: list[dict[str, Any]]) -> None:
     assert brief(heard) == [
         ("siren", "start", 0.715, None, None),  # a hop ends 15 ms after its tenth: its last frame reaches that far
         ("rumble", "start", 1.415, None, None),
-        ("siren", "end", 0.715, 0.9, "quiet"),
+        ("siren", "end", 0.715, 0.95, "quiet"),
         ("rumble", "end", 1.415, 2.715, "max_duration"),
         ("rumble", "start", 2.715, None, None),
         ("siren", "start", 3.615, None, None),
-        ("rumble", "end", 2.715, 3.1, "quiet"),
+        ("rumble", "end", 2.715, 3.15, "quiet"),
         ("siren", "end", 3.615, 4.0, "source_end"),
     ]
 
@@ -154,7 +154,7 @@ def test_a_truncated_file_gives_its_events_first(tmp_path: Path) -> None:
     assert brief(events(messages)) == [
         ("siren", "start", 0.715, None, None),
         ("rumble", "start", 1.415, None, None),
-        ("siren", "end", 0.715, 0.9, "quiet"),
+        ("siren", "end", 0.715, 0.95, "quiet"),
         ("rumble", "end", 1.415, 1.8, "source_end"),
     ]
     assert str(caught.value) == (
@@ -253,7 +253,7 @@ def test_other_rules_on_the_same_scores(saved: tuple[Path, list[Message]]) -> No
     rules = {"siren": SETTINGS.rules["siren"].model_copy(update={"min_windows": 5, "of_windows": 5})}
     settings = SETTINGS.model_copy(update={"rules": rules})
     messages = [m for step in replay(saved[0], settings, "room", no_model) for m in step.messages]
-    assert brief(events(messages)) == [("siren", "start", 0.715, None, None), ("siren", "end", 0.715, 0.9, "quiet")]
+    assert brief(events(messages)) == [("siren", "start", 0.715, None, None), ("siren", "end", 0.715, 0.95, "quiet")]
 
 
 def test_scores_know_their_time_unless_told_another(saved: tuple[Path, list[Message]]) -> None:

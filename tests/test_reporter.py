@@ -70,8 +70,8 @@ def test_the_payload_of_events_is_what_was_promised() -> None:
         "duration_s": None, "end_reason": None, "latency_ms": 12, "seq": 1,
     }  # fmt: skip
     assert end == both | {
-        "event_type": "end", "score": 0.05, "score_peak": 0.95, "offset": "2026-11-22T12:00:13.975Z",
-        "offset_s": 13.745, "duration_s": 2.745, "end_reason": "quiet", "latency_ms": 25, "seq": 2,
+        "event_type": "end", "score": 0.05, "score_peak": 0.95, "offset": "2026-11-22T12:00:14.475Z",
+        "offset_s": 14.245, "duration_s": 3.245, "end_reason": "quiet", "latency_ms": 25, "seq": 2,
     }  # fmt: skip
 
 
@@ -303,12 +303,12 @@ def test_a_snooze_ends_what_watching_rules_have_open() -> None:
 
 
 @pytest.mark.parametrize(("pump", "onsets"), [
-    ("9" * 12, [1.745, 70]),  # missing before the snooze, and after it
+    ("9" * 12, [2.245, 70]),  # missing before the snooze, and after it
     ("9" * 40, [70]),  # it stops in the snooze
     ("9" * 75, [70]),  # and that is only known after it
-    ("9" * 90, [79.745]),
+    ("9" * 90, [80.245]),
     ("9" * 40 + "." * 5 + "9" * 75, []),  # it stops, and goes on again
-    ("9" * 12 + "." * 48 + "9" * 60, [1.745]),  # it is missing, and goes on again
+    ("9" * 12 + "." * 48 + "9" * 60, [2.245]),  # it is missing, and goes on again
     ("9" * 75 + "." * 7 + "9" * 38, []),  # it stops, and goes on again soon after the snooze
     ("9" * 120, []),
     ("", []),

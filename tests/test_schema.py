@@ -122,13 +122,13 @@ def test_every_field_is_required_and_no_other_is_allowed(name: str) -> None:
     ("start", {"seq": -1}),
     ("start", {"replayed": 0}),
     ("start", {"end_reason": "quiet"}),
-    ("start", {"offset": "2026-11-22T12:00:13.975Z"}),
+    ("start", {"offset": "2026-11-22T12:00:14.475Z"}),
     ("update", {"duration_s": 1.0}),
     ("end", {"end_reason": None}),
     ("end", {"end_reason": "boredom"}),
     ("end", {"offset": None}),
     ("end", {"duration_s": -0.1}),
-    ("interrupted", {"offset": "2026-11-22T12:00:13.975Z"}),
+    ("interrupted", {"offset": "2026-11-22T12:00:14.475Z"}),
     ("interrupted", {"end_reason": "quiet"}),
 ])  # fmt: skip
 def test_what_no_event_says(name: str, wrong: dict[str, Any]) -> None:

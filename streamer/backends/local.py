@@ -31,7 +31,8 @@ def build(settings: Settings) -> "Local":
         device = pick_device(config.device)
     except LookupError as error:
         raise ConfigError(f"{settings.locate('model', 'device')}: {error}") from None
-    return Local(config.checkpoint, device, config.dtype, n_windows=len(settings.streams))
+    n_windows = len(settings.streams)
+    return Local(config.checkpoint, device, config.dtype, n_windows=n_windows, window_frames=config.window_frames)
 
 
 def pick_device(device: str) -> str:
@@ -79,13 +80,16 @@ class Local:
         device: torch's name of it.
         dtype: a number format's name, or `auto`.
         n_windows: of the largest batch that a GPU is prepared for; larger ones are computed in pieces.
+        window_frames: T; None: the checkpoint's own.
     """
 
-    def __init__(self, checkpoint: str, device: str, dtype: str, *, n_windows: int = 1) -> None:
+    def __init__(
+        self, checkpoint: str, device: str, dtype: str, *, n_windows: int = 1, window_frames: int | None = None
+    ) -> None:
         self.device = device
         self.dtype = pick_dtype(dtype, device)
         try:
-            model, self.spec = load(checkpoint, device=device, dtype=self.dtype)
+            model, self.spec = load(checkpoint, device=device, dtype=self.dtype, max_length=window_frames)
             self._model = InferenceAST(model)
             self._graphs = self._make_graphs(n_windows) if device.startswith("cuda") else None
         except RuntimeError as error:

@@ -1,7 +1,7 @@
 """The model in OpenVINO, on the CPU: bfloat16 and 8-bit products where torch is slower at them.
 
-The graph is made from the checkpoint once and kept in the cache folder, under a name that tells checkpoint, number
-format and versions apart: a daemon that finds it there never loads torch.
+The graph is made from the checkpoint once and kept in the cache folder, under a name that tells checkpoint, window,
+number format and versions apart: a daemon that finds it there never loads torch.
 """
 
 import hashlib
@@ -72,7 +72,8 @@ def build(settings: Settings) -> "OpenVino":
         where = settings.locate("model", "dtype")
         raise ConfigError(f"{where}: this CPU does not compute in {config.dtype}; allowed: auto, {', '.join(fits)}")
     fast = "bfloat16" if "bfloat16" in fits else "float32"
-    return OpenVino(core, config.checkpoint, fast if config.dtype == "auto" else config.dtype, fast)
+    dtype = fast if config.dtype == "auto" else config.dtype
+    return OpenVino(core, config.checkpoint, dtype, fast, window_frames=config.window_frames)
 
 
 class OpenVino:
@@ -83,14 +84,17 @@ class OpenVino:
         checkpoint: bundled name, folder or hub id.
         dtype: `float32`, `bfloat16`, `float16`, or `int8`.
         fast: what `int8` computes the rest in.
+        window_frames: T; None: the checkpoint's own.
     """
 
     device = "cpu"
 
-    def __init__(self, core: "ov.Core", checkpoint: str, dtype: str, fast: str) -> None:
+    def __init__(
+        self, core: "ov.Core", checkpoint: str, dtype: str, fast: str, *, window_frames: int | None = None
+    ) -> None:
         from streamer.backends._openvino_cache import kept, last_line
 
-        self.spec = load_spec(checkpoint)
+        self.spec = load_spec(checkpoint, max_length=window_frames)
         self.dtype = dtype
         self._say = last_line
         is_int8 = dtype == "int8"
@@ -101,7 +105,7 @@ class OpenVino:
         }
         try:
             key = _key(checkpoint, self.spec, is_int8=is_int8)
-            graph = kept(core, key, lambda: _made(core, checkpoint, is_int8=is_int8))
+            graph = kept(core, key, lambda: _made(core, checkpoint, self.spec, is_int8=is_int8))
             if is_int8:
                 cost = graph.get_rt_info(["streamer", "cost"]).value
                 log.info("int8: scores differ from float32 by up to %s on sounds made in code", cost)
@@ -132,12 +136,12 @@ class OpenVino:
         del self._request
 
 
-def _made(core: "ov.Core", checkpoint: str, *, is_int8: bool) -> "ov.Model":
+def _made(core: "ov.Core", checkpoint: str, spec: ModelSpec, *, is_int8: bool) -> "ov.Model":
     from models import load
     from streamer.backends._openvino_graph import Graph
     from streamer.backends._openvino_int8 import quantised
 
-    model, spec = load(checkpoint)
+    model, _ = load(checkpoint, max_length=spec.window_frames)
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
     if not is_int8:
         return Graph(model.config, weights).build()
@@ -149,6 +153,6 @@ def _key(checkpoint: str, spec: ModelSpec, *, is_int8: bool) -> str:
     """A name for all that a graph is made from."""
     from openvino import get_version
 
-    config = read_json(find(checkpoint) / "config.json")
+    config = read_json(find(checkpoint) / "config.json") | {"max_length": spec.window_frames}
     what = (VERSION, get_version(), spec.revision, spec.fbank, config, is_int8)
     return hashlib.sha256(repr(what).encode()).hexdigest()[:32]

@@ -1,7 +1,8 @@
 """An event while a label's score is high: two thresholds, N of M windows, and event times finer than the window.
 
 A sound enters a window at its right edge and leaves it at its left edge. So the onset is the start of the newest hop of
-the first window over `onset_threshold`, and the offset is the start of the last window over `offset_threshold`.
+the first window over `onset_threshold`. The last window over `offset_threshold` holds the sound and the next does not:
+it ended between their starts, and the offset is the middle, half a hop after the start of the former.
 Smoothed scores are those of the window in the middle: smoothing delays the news, not the times that it states.
 """
 
@@ -119,13 +120,17 @@ def build(config: Config, place: Place) -> "Rule":
 
 @dataclass(frozen=True, slots=True)
 class _Heard:
-    """One window as the rule takes it; a sound that it is the first, or last, to hold has this `onset`, or `offset`."""
+    """One window as the rule takes it: what it is the first to hold has this `onset`, what it misses left in its `hop`.
+
+    With smoothing, its `start` and `hop` are those of the window in the middle.
+    """
 
     scores: Scores
     smooth: Samples
     sound: Sound
     onset: int
-    offset: int
+    start: int
+    hop: int
 
 
 class Rule:
@@ -147,7 +152,7 @@ class Rule:
         self._over: deque[tuple[int, float] | None] = deque(maxlen=config.of_windows)  # onset and score, if over
         self._open: Event | None = None
         self._withheld: Event | None = None
-        self._last = (0, 0)  # offset and end of the last window over offset_threshold
+        self._last = (0, 0)  # offset, of a newest one its start, and end of the last window over offset_threshold
         self._is_over = False  # whether that is the newest one
         self._armed_at = 0  # position from which a start is allowed again
         self._ended_at = 0  # offset of the last event: smoothing looks back, but not behind that
@@ -155,9 +160,11 @@ class Rule:
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
         """Take one window's scores; return the start or end it brought."""
         window = self._hear(scores)
-        self._is_over = window.sound.is_over_offset
+        was_over, self._is_over = self._is_over, window.sound.is_over_offset
         if self._is_over:
-            self._last = (max(window.offset, self._last[0]), scores.end)
+            self._last = (max(window.start, self._last[0]), scores.end)
+        elif was_over:
+            self._last = (self._last[0] + window.hop // 2, self._last[1])
         if self._open:
             return self._maybe_end(window)
         begun = self._begun(window) if self._withheld is None or window.sound.is_instant else None
@@ -181,7 +188,7 @@ class Rule:
             smooth[self._listener.instant_labels] = scores.scores[self._listener.instant_labels]
         sound = self._listener.hear(smooth)
         middle = scores if sound.is_instant else self._recent[len(self._recent) // 2]
-        return _Heard(scores, smooth, sound, middle.end - middle.hop, middle.start)
+        return _Heard(scores, smooth, sound, middle.end - middle.hop, middle.start, middle.hop)
 
     def _barred(self, window: _Heard) -> str:
         """Why nothing may start with this window; empty where it may."""
@@ -217,23 +224,23 @@ class Rule:
         )
 
     def _maybe_tell(self, window: _Heard, *, at_once: bool) -> list[Event]:
-        """Tell the withheld event's start once it lasted long enough for what an end would say of it."""
+        """Tell the withheld start once it lasted long enough for what an end would say, and that end if it is known."""
         sound, end = window.sound, window.scores.end
         assert self._withheld is not None
         peak = max(sound.score, self._withheld.peak_score)
         event = replace(self._withheld, at=end, score=sound.score, peak_score=peak)
         lasted = max(0, self._last[0] - event.onset)
-        is_long = self._is_over and lasted >= self._min_duration
+        is_long = lasted >= self._min_duration
         so_far = f"lasts {self._place.shown(lasted)} of {self.config.min_duration_s:g} s (min_duration_s)"
         self._withheld = None
-        if self._has_left(end):
-            self.why = f"not told: {so_far}"
-        elif is_long or at_once:
+        if is_long or at_once:
             reached = f" >= {sound.onset_threshold:g}" if sound.is_over_onset else ""
             how = "started at once (instant)" if at_once else "started"
             self.why = f"{self._says(window)}{reached}: {how}, at {self._place.shown(event.onset)}"
             self._open = event
-            return [event]
+            return [event, self._end(end, self._last[0], Reason.QUIET)] if self._has_left(end) else [event]
+        if self._has_left(end):
+            self.why = f"not told: {so_far}"
         else:
             self.why = f"{self._says(window)}: withheld, {so_far}"
             self._withheld = event

@@ -28,7 +28,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def named(small: Path) -> Named:
     """Settings whose model has these options."""
 
-    def settings(**options: str) -> Settings:
+    def settings(**options: object) -> Settings:
         model = "".join(f"  {name}: {value}\n" for name, value in ({"checkpoint": small} | options).items())
         text = f"node: garage\nmodel:\n{model}streams: {{mic: {{source: {{type: microphone}}}}}}\n"
         return config.parse(text, "c.yaml", edges.edge_config)

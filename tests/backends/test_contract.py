@@ -39,6 +39,32 @@ def test_scores_are_those_of_the_model(form: tuple[Backend, float], small: Path)
     assert backend.spec == spec
 
 
+@pytest.mark.parametrize(("backend", "dtype", "tolerance"), FORMS)
+def test_a_shorter_window_is_that_of_the_model_cut_short(
+    backend: str, dtype: str, tolerance: float, small: Path, named: Named
+) -> None:
+    model, spec = load(small, max_length=32)
+    assert spec != load(small)[1]
+    x = windows(model.config, 3)
+    with torch.inference_mode():
+        wanted = activate(model(x).logits.numpy(), spec.activation)
+    loaded = edges.build_backend(named(backend=backend, dtype=dtype, window_s=0.32))
+    loaded.warmup()
+    assert loaded.spec == spec
+    assert np.abs(activate(loaded.infer(x.numpy()), spec.activation) - wanted).max() < tolerance
+
+
+@pytest.mark.parametrize("backend", ["local", "openvino"])
+def test_the_starter_in_windows_of_2_56_seconds(backend: str, named: Named) -> None:
+    model, spec = load("starter", max_length=256)
+    x = windows(model.config, 2)
+    with torch.inference_mode():
+        wanted = model(x).logits.numpy()
+    loaded = edges.build_backend(named(checkpoint="starter", backend=backend, dtype="float32", window_s=2.56))
+    assert (loaded.spec, loaded.spec.window_s) == (spec, 2.56)
+    np.testing.assert_allclose(loaded.infer(x.numpy()), wanted, atol=1e-4)
+
+
 def test_an_answer_does_not_depend_on_the_batch(form: tuple[Backend, float]) -> None:
     backend, tolerance = form
     backend.warmup()

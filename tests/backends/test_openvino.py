@@ -216,6 +216,13 @@ def test_another_configuration_of_the_same_weights_is_another_graph(
     assert len(list(cache_folder().rglob("*.xml"))) == 2
 
 
+def test_another_window_is_another_graph(named: Named, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
+    for window_s, n_graphs in (("null", 1), (0.32, 2), (0.64, 2), (0.32, 2)):  # 0.64 is the checkpoint's own
+        edges.build_backend(named(backend="openvino", window_s=window_s)).warmup()
+        assert len(list(cache_folder().rglob("*.xml"))) == n_graphs
+
+
 ON_THE_CPU = "dtype int8 is for backend openvino, on the CPU; write 'backend: auto' and 'device: auto'"
 
 

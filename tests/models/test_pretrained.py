@@ -114,12 +114,13 @@ def test_a_configuration_instead_of_the_checkpoint_s(folder: Path, model: ASTFor
 def test_options_nobody_knows(folder: Path, name: str) -> None:
     hub = "revision, cache_dir, local_files_only, force_download, token"
     config = ", ".join(item.name for item in fields(ASTConfig))
+    others = config.replace("max_length, ", "")
     own = "name_or_path, config, dtype, torch_dtype, attn_implementation, ignore_mismatched_sizes"
     for function, known in [
         (ASTModel.from_pretrained, f"{own}, {hub}, {config}"),
         (ASTConfig.from_pretrained, f"name_or_path, {hub}, {config}"),
-        (models.load_spec, f"name_or_path, {hub}, {config}"),
-        (models.load, f"name_or_path, device, dtype, ignore_mismatched_sizes, {hub}, {config}"),
+        (models.load_spec, f"name_or_path, max_length, {hub}, {others}"),
+        (models.load, f"name_or_path, device, dtype, ignore_mismatched_sizes, max_length, {hub}, {others}"),
     ]:
         with pytest.raises(TypeError) as caught:
             function(folder, **{name: True})

@@ -85,6 +85,7 @@ def test_the_starter_hears_windows_of_2_56_seconds() -> None:
     whole, _ = models.load("starter")
     short, spec = models.load("starter", max_length=256)
     assert (spec.window_frames, spec.window_s) == (256, 2.56)
+    assert models.load_spec("starter", max_length=256) == spec
     assert short.config == whole.config.replace(max_length=256)
     assert torch.equal(columns_of(short), columns_of(whole)[:, STARTER_COLUMNS])
     others = [name for name in whole.state_dict() if not name.endswith(POSITIONS)]

@@ -17,21 +17,23 @@ from tests.rules.tables import HOP, INFO, check, play, rule, said, windows
 
 @pytest.mark.parametrize(("scores", "spoke", "events"), [
     ("....9999....",
-     "....(...)...", "start@4 end@4..4 quiet"),             # within one hop: it starts and ends there
+     "....(...)...", "start@4 end@4..4.5 quiet"),           # within one hop, in the middle of which it ends
     ("..99999999..",
-     "..(.......).", "start@2 end@2..6 quiet"),
+     "..(.......).", "start@2 end@2..6.5 quiet"),
     ("9999........",
-     "(...).......", "start@0 end@0..0 quiet"),             # never before the onset
+     "(...).......", "start@0 end@0..0.5 quiet"),
+    ("....99......",
+     "....(.).....", "start@4 end@4..4 quiet"),             # never before the onset
     ("....5555....",
      "............", ""),
     ("..594555555.",
-     "...(.......)", "start@3 end@3..7 quiet"),             # once on, offset_threshold holds it
+     "...(.......)", "start@3 end@3..7.5 quiet"),           # once on, offset_threshold holds it
     ("..9944444433",
-     "..(.......).", "start@2 end@2..6 quiet"),
+     "..(.......).", "start@2 end@2..6.5 quiet"),
     ("55555555555.",
      "............", ""),                                   # between the two thresholds: never on
     ("..9999..9999....",
-     "..(...).(...)...", "start@2 end@2..2 quiet start@8 end@8..8 quiet"),
+     "..(...).(...)...", "start@2 end@2..2.5 quiet start@8 end@8..8.5 quiet"),
     ("........9999",
      "........(...", "start@8"),                            # still open
     ("............",
@@ -42,7 +44,7 @@ def test_two_thresholds(scores: str, spoke: str, events: str) -> None:
 
 
 def test_a_score_at_a_threshold_is_over_it() -> None:
-    check("..5555.4..", "..(...)...", "start@2 end@2..2 quiet", onset_threshold=0.5, offset_threshold=0.5)
+    check("..5555.4..", "..(...)...", "start@2 end@2..2.5 quiet", onset_threshold=0.5, offset_threshold=0.5)
 
 
 @pytest.mark.parametrize(("scores", "spoke", "events"), [
@@ -51,7 +53,7 @@ def test_a_score_at_a_threshold_is_over_it() -> None:
     ("....9..9....",
      "............", ""),
     ("....99999...",
-     ".....(...)..", "start@4 end@4..5 quiet"),             # told later, at the time of the first of them
+     ".....(...)..", "start@4 end@4..5.5 quiet"),           # told later, at the time of the first of them
     ("....95599...",
      "........()..", "start@7 end@7..7 quiet"),             # only those over onset_threshold count
     ("..9....99999",
@@ -63,27 +65,27 @@ def test_two_of_three_windows(scores: str, spoke: str, events: str) -> None:
 
 @pytest.mark.parametrize(("scores", "spoke", "events"), [
     ("..9999............",
-     "..(.....).........", "start@2 end@2..2 quiet"),       # told 3 s after the last window over, not ended later
+     "..(.....).........", "start@2 end@2..2.5 quiet"),     # told 3 s after the last window over, not ended later
     ("..9999..9999......",
-     "..(...........)...", "start@2 end@2..8 quiet"),       # a pause of 2 s is bridged
+     "..(...........)...", "start@2 end@2..8.5 quiet"),     # a pause of 2 s is bridged
     ("..9999...9999.....",
-     "..(.....)(.....)..", "start@2 end@2..2 quiet start@9 end@9..9 quiet"),
+     "..(.....)(.....)..", "start@2 end@2..2.5 quiet start@9 end@9..9.5 quiet"),
     ("..99993343333.....",
-     "..(........)......", "start@2 end@2..5 quiet"),       # one window over offset_threshold begins it anew
+     "..(........)......", "start@2 end@2..5.5 quiet"),     # one window over offset_threshold begins it anew
 ])  # fmt: skip
 def test_release_of_3_s(scores: str, spoke: str, events: str) -> None:
     check(scores, spoke, events, release_s=3.0)
 
 
 def test_no_release_ends_with_the_first_window_under() -> None:
-    check("..9999....", "..(...)...", "start@2 end@2..2 quiet", release_s=0.0)
+    check("..9999....", "..(...)...", "start@2 end@2..2.5 quiet", release_s=0.0)
 
 
 @pytest.mark.parametrize(("scores", "spoke", "events"), [
     ("..9999.9999..........",
-     "..(...)..............", "start@2 end@2..2 quiet"),
+     "..(...)..............", "start@2 end@2..2.5 quiet"),
     ("..9999....9999.......",
-     "..(...)....(..)......", "start@2 end@2..2 quiet start@11 end@11..11 quiet"),  # counted from when the end was told
+     "..(...)....(..)......", "start@2 end@2..2.5 quiet start@11 end@11..11 quiet"),  # since the end was told
 ])  # fmt: skip
 def test_refractory_of_5_s(scores: str, spoke: str, events: str) -> None:
     check(scores, spoke, events, refractory_s=5.0)
@@ -91,7 +93,7 @@ def test_refractory_of_5_s(scores: str, spoke: str, events: str) -> None:
 
 def test_windows_in_the_refractory_time_do_not_count_towards_a_start() -> None:
     check("..9999.9999999......",
-          "...(..).....(.).....", "start@2 end@2..2 quiet start@11 end@11..11 quiet",
+          "...(..).....(.).....", "start@2 end@2..2.5 quiet start@11 end@11..11 quiet",
           refractory_s=5.0, min_windows=2, of_windows=3)  # fmt: skip
 
 
@@ -120,8 +122,8 @@ def test_the_end_of_sound_ends_an_open_event_there(reason: Reason) -> None:
 def test_an_end_while_release_is_awaited_is_where_the_sound_left() -> None:
     one = rule(release_s=9.0)
     started = play(one, "..99999..")
-    assert said(started + one.flush(9 * HOP, Reason.STOP)) == "start@2 end@2..3 stop"
-    check("..99999......", "..(......)...", "start@2 end@2..3 max_duration", release_s=9.0, max_duration_s=8.0)
+    assert said(started + one.flush(9 * HOP, Reason.STOP)) == "start@2 end@2..3.5 stop"
+    check("..99999......", "..(......)...", "start@2 end@2..3.5 max_duration", release_s=9.0, max_duration_s=8.0)
 
 
 def test_the_end_of_sound_says_nothing_where_nothing_is_open() -> None:
@@ -135,14 +137,14 @@ def test_of_several_labels_the_most_likely_is_reported() -> None:
     events = play(rule(("Bark", "Growling")), "..78.....",
                                               "..8999...",
                                               "999999999")  # fmt: skip
-    assert said(events) == "start@2 end@2..2 quiet"
+    assert said(events) == "start@2 end@2..2.5 quiet"
     assert [INFO.labels[event.label] for event in events] == ["Growling", "Growling"]
 
 
 def test_one_event_goes_on_from_label_to_label() -> None:
     events = play(rule(("Bark", "Growling")), "..99.....",
                                               "....99...")  # fmt: skip
-    assert said(events) == "start@2 end@2..2 quiet"
+    assert said(events) == "start@2 end@2..2.5 quiet"
     assert [INFO.labels[event.label] for event in events] == ["Bark", "Bark"]
 
 
@@ -215,13 +217,15 @@ def test_no_event_without_a_window_over_onset_threshold(row: str, options: dict[
 
 @pytest.mark.parametrize(("looks", "sound", "events"), [
     # `#` a hop at whose end we look
-    ("####.#.#.#.#.#####", (4, 5),  "start@4 end@4..4 quiet"),    # hops of two: as true as a hop is long
-    ("####.#.#.#.#.#####", (5, 6),  "start@4 end@4..4 quiet"),
-    ("####.#.#.#.#.#####", (6, 7),  "start@6 end@6..6 quiet"),
-    ("####.#.#.#.#.#####", (5, 12), "start@4 end@4..11 quiet"),
-    ("####.#.#.#.#.#####", (2, 9),  "start@2 end@2..8 quiet"),    # they grow while it sounds
-    ("####.#.#.#.#.#####", (9, 14), "start@8 end@8..13 quiet"),   # they shrink
-    ("####...#...#...###", (5, 6),  "start@4 end@4..4 quiet"),    # as long as the window
+    ("####.#.#.#.#.#####", (4, 5),  "start@4 end@4..5 quiet"),    # hops of two: as true as a hop is long
+    ("####.#.#.#.#.#####", (5, 6),  "start@4 end@4..5 quiet"),
+    ("####.#.#.#.#.#####", (6, 7),  "start@6 end@6..7 quiet"),
+    ("####.#.#.#.#.#####", (5, 12), "start@4 end@4..11.5 quiet"),
+    ("####.#.#.#.#.#####", (2, 9),  "start@2 end@2..9 quiet"),    # they grow while it sounds
+    ("####.#.#.#.#.#####", (9, 14), "start@8 end@8..13.5 quiet"), # they shrink
+    ("####.#.#.#.#.#####", (0, 1),  "start@0 end@0..1 quiet"),    # it left in the first of the longer hops
+    ("####.#.#.#.#.#####", (9, 11), "start@8 end@8..10.5 quiet"), # and in the first of the shorter ones
+    ("####...#...#...###", (5, 6),  "start@4 end@4..6 quiet"),    # as long as the window
 ])  # fmt: skip
 def test_times_are_as_true_as_hops_are_long(looks: str, sound: tuple[int, int], events: str) -> None:
     one, seen_to, told = rule(), 0, []

@@ -43,11 +43,11 @@ def broken_off(scores: str, at: int, **options: Any) -> str:
     ("....9.....9.9...",
      "............()..", "start@11 end@11..11 quiet"),      # one window is an outlier; two of three are not
     ("....99999999....",
-     ".....(.......)..", "start@4 end@4..8 quiet"),         # told a window later, at the same times as without it
+     ".....(.......)..", "start@4 end@4..8.5 quiet"),       # told a window later, at the same times as without it
     ("....9999.9999...",
-     ".....(........).", "start@4 end@4..9 quiet"),         # a window under is an outlier too
+     ".....(........).", "start@4 end@4..9.5 quiet"),       # a window under is an outlier too
     ("9999............",
-     "(....)..........", "start@0 end@0..0 quiet"),         # of the first window alone there is nothing else
+     "(....)..........", "start@0 end@0..0.5 quiet"),       # of the first window alone there is nothing else
 ])  # fmt: skip
 def test_the_median_of_three_windows(scores: str, spoke: str, events: str) -> None:
     check(scores, spoke, events, smooth_windows=3)
@@ -55,9 +55,9 @@ def test_the_median_of_three_windows(scores: str, spoke: str, events: str) -> No
 
 @pytest.mark.parametrize(("scores", "spoke", "events"), [
     ("....9.9.9.......",
-     "......(....)....", "start@5 end@5..6 quiet"),          # 0.3 and 0.6 in turn
+     "......(....)....", "start@5 end@5..6.5 quiet"),        # 0.3 and 0.6 in turn
     ("....66666666....",
-     "......(......)..", "start@5 end@5..8 quiet"),
+     "......(......)..", "start@5 end@5..8.5 quiet"),
 ])  # fmt: skip
 def test_the_mean_of_three_windows(scores: str, spoke: str, events: str) -> None:
     check(scores, spoke, events, smooth_windows=3, smoothing="mean", onset_threshold=0.5, offset_threshold=0.25)
@@ -80,22 +80,34 @@ def test_an_event_begins_no_earlier_than_the_last_one_ended_though_smoothing_loo
     ("..99999.......",
      "..............", ""),                                  # 1 s
     ("..999999......",
-     ".......()....." , "start@2 end@2..4 quiet"),           # 2 s: known when the window's start is 2 s after the onset
+     ".......()....." , "start@2 end@2..4.5 quiet"),         # 2 s: known when the window's start is 2 s after the onset
     ("..9999999999..",
-     ".......(....)." , "start@2 end@2..8 quiet"),           # told late, at the true onset
+     ".......(....)." , "start@2 end@2..8.5 quiet"),         # told late, at the true onset
     ("..995555999...",
-     ".......(...)..", "start@2 end@2..7 quiet"),            # between the thresholds it lasts
+     ".......(...)..", "start@2 end@2..7.5 quiet"),          # between the thresholds it lasts
     ("..9999.99999..",
      "..............", ""),                                  # two sounds, neither long enough
     ("..9999.999999.",
-     "............()", "start@7 end@7..9 quiet"),
+     "............()", "start@7 end@7..9.5 quiet"),
 ])  # fmt: skip
 def test_shortest_event_of_2_s(scores: str, spoke: str, events: str) -> None:
     check(scores, spoke, events, min_duration_s=2.0)
 
 
+@pytest.mark.parametrize(("min_duration_s", "release_s", "spoke", "events"), [
+    (1.0, 2.0, "......(.)...", "start@2 end@2..3.5 quiet"),
+    (1.5, 2.0, ".......()...", "start@2 end@2..3.5 quiet"), # half of the hop by which the sound left counts too
+    (1.5, 1.0, ".......)....", "start@2 end@2..3.5 quiet"), # start and end are told at once
+    (1.6, 2.0, "............", ""),
+])  # fmt: skip
+def test_shorter_events_than_asked_for_are_those_that_would_say_so(
+    min_duration_s: float, release_s: float, spoke: str, events: str
+) -> None:
+    check("..99999.....", spoke, events, min_duration_s=min_duration_s, release_s=release_s)
+
+
 def test_a_gap_within_release_makes_two_short_sounds_a_long_one() -> None:
-    check("..9999.9999...", ".......(.....)", "start@2 end@2..7 quiet", min_duration_s=2.0, release_s=3.0)
+    check("..9999.9999...", ".......(.....)", "start@2 end@2..7.5 quiet", min_duration_s=2.0, release_s=3.0)
 
 
 def test_a_withheld_start_says_the_score_of_now_and_the_level_of_its_beginning() -> None:
@@ -119,7 +131,7 @@ def test_a_label_has_thresholds_of_its_own() -> None:
     one = rule(("Bark", "Siren"), thresholds={"Siren": {"onset": 0.3, "offset": 0.2}})
     events = play(one, *rows(Bark=".5555.........",
                              Siren="....33322211.."))  # fmt: skip
-    assert (when(events, 14), said(events)) == ("....(.....)...", "start@4 end@4..6 quiet")
+    assert (when(events, 14), said(events)) == ("....(.....)...", "start@4 end@4..6.5 quiet")
     assert labels_of(events) == ["Siren", "Siren"]
 
 
@@ -160,7 +172,7 @@ def test_any_sound() -> None:
     events = play(one, *rows(Rain="..7777......",
                              Siren="..88999.....",
                              Television=".........999"))  # fmt: skip
-    assert (when(events, 12), said(events)) == ("..(....)....", "start@2 end@2..3 quiet")
+    assert (when(events, 12), said(events)) == ("..(....)....", "start@2 end@2..3.5 quiet")
     assert labels_of(events) == ["Siren", "Siren"]
     assert one.labels == (), "it hears anything"
 
@@ -216,9 +228,9 @@ def test_unless_the_television_is_on(bark: str, television: str, spoke: str, eve
 def test_a_withheld_start_has_begun_and_is_told_whatever_comes_beside_it() -> None:
     found = play(rule(unless=["Television"], min_duration_s=2.0), *rows(Bark="..9999999999..",
                                                                         Television="....99999999.."))  # fmt: skip
-    assert (when(found, 14), said(found)) == (".......(....).", "start@2 end@2..8 quiet")
+    assert (when(found, 14), said(found)) == (".......(....).", "start@2 end@2..8.5 quiet")
     options = {"schedule": {"hours": "20:00-22:00", "time_zone": "Europe/Berlin"}, "min_level_dbfs": -22.0}
-    check("..99999999..", ".......(..).", "start@2 end@2..6 quiet", min_duration_s=2.0, **options)
+    check("..99999999..", ".......(..).", "start@2 end@2..6.5 quiet", min_duration_s=2.0, **options)
 
 
 def test_unless_takes_groups_and_a_threshold() -> None:
@@ -236,15 +248,15 @@ def test_no_start_while_the_newest_hop_is_quiet() -> None:
 # The first hop begins on a Friday at 21:59:56 in Berlin, 20:59:56 UTC.
 @pytest.mark.parametrize(("schedule", "spoke", "events"), [
     ({"hours": "22:00-06:00", "time_zone": "Europe/Berlin"},
-     "....(......)", "start@4 end@4..7 quiet"),              # the first hop that begins at ten or later
+     "....(......)", "start@4 end@4..7.5 quiet"),            # the first hop that begins at ten or later
     ({"hours": "20:00-22:00", "time_zone": "Europe/Berlin"},
-     "..(........)", "start@2 end@2..7 quiet"),              # what is open goes on to its end
+     "..(........)", "start@2 end@2..7.5 quiet"),            # what is open goes on to its end
     ({"hours": "22:00-06:00", "time_zone": "UTC"},
      "............", ""),
     ({"days": ["sat", "sun"], "time_zone": "Europe/Berlin"},
      "............", ""),
     ([{"days": ["sat"], "time_zone": "Europe/Berlin"}, {"hours": "21:00-24:00", "time_zone": "UTC"}],
-     "....(......)", "start@4 end@4..7 quiet"),              # one of them is enough
+     "....(......)", "start@4 end@4..7.5 quiet"),            # one of them is enough
 ])  # fmt: skip
 def test_a_schedule(schedule: object, spoke: str, events: str) -> None:
     check("..999999999.", spoke, events, schedule=schedule)
@@ -258,7 +270,7 @@ def test_a_rare_label_starts_at_once() -> None:
     one = rule(("Bark", "Smoke alarm"), instant=["Smoke alarm"], **options)
     events = play(one, *rows(Bark="..999.............",
                              Smoke_alarm="....9999.........."))  # fmt: skip
-    assert (when(events, 18), said(events)) == ("....(...).........", "start@4 end@4..4 quiet")
+    assert (when(events, 18), said(events)) == ("....(...).........", "start@4 end@4..4.5 quiet")
     assert labels_of(events) == ["Smoke alarm", "Smoke alarm"]
 
 
@@ -277,11 +289,11 @@ def test_what_is_withheld_stays_so_while_one_that_starts_at_once_is_kept_from_st
     events = play(one, *rows(Bark="..99999999..",
                              Siren="....9.......",
                              Television="....99......"))  # fmt: skip
-    assert (when(events, 12), said(events)) == (".......(..).", "start@2 end@2..6 quiet")
+    assert (when(events, 12), said(events)) == (".......(..).", "start@2 end@2..6.5 quiet")
 
 
 def test_smoothing_takes_back_nothing_of_what_started_at_once() -> None:
-    check("..999999994...", "..(........)..", "start@2 end@2..6 quiet", instant=["Bark"], smooth_windows=5)
+    check("..999999994...", "..(........)..", "start@2 end@2..6.5 quiet", instant=["Bark"], smooth_windows=5)
 
 
 # -- why ---------------------------------------------------------------------------------------------------------------
@@ -311,10 +323,10 @@ def test_it_says_what_is_withheld_and_what_became_of_it() -> None:
         "Bark 0.90: withheld, lasts 0.00 s of 2 s (min_duration_s)",
         "Bark 0.90: withheld, lasts 1.00 s of 2 s (min_duration_s)",
         "Bark 0.90 >= 0.6: started, at 0.00 s",
-        "ended, at 2.00 s: quiet",
+        "ended, at 2.50 s: quiet",
     ]
     assert reasons(["999995"], min_duration_s=2.0)[-1] == "Bark 0.50: started, at 0.00 s"
-    assert reasons(["9999."], min_duration_s=2.0)[-1] == "not told: lasts 0.00 s of 2 s (min_duration_s)"
+    assert reasons(["9999."], min_duration_s=2.0)[-1] == "not told: lasts 0.50 s of 2 s (min_duration_s)"
 
 
 def test_it_says_what_smoothing_makes_of_a_score() -> None:

@@ -59,7 +59,7 @@ def ids(path: Path, **query: Any) -> list[str]:
 
 
 START = ("01J1", "start", None, None, 0.9123)
-END = ("01J1", "end", "2026-11-22T12:00:13.975Z", "quiet", 0.95)
+END = ("01J1", "end", "2026-11-22T12:00:14.475Z", "quiet", 0.95)
 INTERRUPTED = ("01J1", "end", None, "interrupted", 0.9123)
 
 
