@@ -100,7 +100,7 @@ def test_a_gpu_that_is_not_there_is_a_mistake_with_its_line(n_gpus: int, monkeyp
 def test_the_default_configuration_has_a_rule_for_each_starter_label(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MQTT_PASSWORD", raising=False)
     settings = config.load(ROOT / "config.yaml", edges.edge_config)
-    assert settings.model == ModelConfig()
+    assert settings.model == ModelConfig(window_s=2.56)
     assert list(settings.streams) == ["mic"]
     assert list(settings.sinks) == ["mqtt"]
     assert {name: rule.model_dump()["labels"] for name, rule in settings.rules_of("mic").items()} == {

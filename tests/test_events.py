@@ -96,8 +96,8 @@ def test_people_get_a_table(history: Path, capsys: pytest.CaptureFixture[str], t
     assert cli.main(["events", "--db", str(history)]) == 0
     assert capsys.readouterr().out == (
         "began                stream     rule             label                        peak     lasted\n"
-        "2026-11-22 10:00:00  mic        smoke_alarm      Smoke detector, smoke alarm  0.95      2.7 s, quiet\n"
-        "2026-11-22 11:00:00  mic        dog_bark         Bark                         0.95      2.7 s, quiet\n"
+        "2026-11-22 10:00:00  mic        smoke_alarm      Smoke detector, smoke alarm  0.95      3.2 s, quiet\n"
+        "2026-11-22 11:00:00  mic        dog_bark         Bark                         0.95      3.2 s, quiet\n"
         "2026-11-22 12:00:00  yard       smoke_alarm      Smoke detector, smoke alarm  0.91        ?    interrupted\n"
         "2026-11-22 13:00:00  mic        smoke_alarm      Smoke detector, smoke alarm  0.91        ?    goes on\n"
     )
