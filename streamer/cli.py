@@ -93,10 +93,12 @@ def demo(args: argparse.Namespace) -> int:
 
 
 def tag(args: argparse.Namespace) -> int:
-    """Print the scores of recordings' windows."""
+    """Print the scores of recordings' windows, as long as the checkpoint's own."""
     from streamer.tag import tag as scores_of
 
-    backend = shared.backend_of(shared.settings_of(args, for_model=False))
+    settings = shared.settings_of(args, for_model=False)
+    whole = settings.model.model_copy(update={"window_s": None})
+    backend = shared.backend_of(settings.model_copy(update={"model": whole}))
 
     def row(window: dict[str, Any]) -> str:
         scores = "  ".join(f"{entry['label']} {entry['score']:.2f}" for entry in window["scores"])
