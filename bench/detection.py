@@ -1,7 +1,7 @@
 """What the live line hears in an hour of soundscapes, and what it makes up in another hour: docs/detection.md.
 
     python bench/detection.py [--quick] [--data FOLDER] [--fold N] [--seed S] [--config FILE] [--model M] [--scores DIR]
-                              [--perfect]
+                              [--perfect] [--rooms HOURS]
 
 FOLDER holds a sub-folder per ESC-10 class; alarms, rooms and other sounds are made in code. With --scores the model's
 scores are kept in DIR: other rules are then measured in seconds, and a run that was stopped goes on.
@@ -52,7 +52,9 @@ PSDS = {  # the two scenarios of DCASE 2021 to 2023, task 4: when is it, and wha
 def scenes(banks, args):
     """Name → a maker of the soundscape."""
     for number, (kind, n) in enumerate(KINDS.items()):
-        for i in range(1 if args.quick else n):
+        if args.rooms:
+            n = round(args.rooms * 3600 / SECONDS) if kind == "rooms" else 0
+        for i in range(min(n, 1) if args.quick else n):
             yield f"{kind}-{i:03}", lambda key=(args.seed, number, i), kind=kind: compose(banks[kind], SECONDS, key)
 
 
@@ -189,8 +191,8 @@ def figures(macro, ranked, noticed, false, *, smoke, hop_s):
         figure("missed", rounded(missed), "share", None, why="no sounds"),
         figure("smoke_alarms_heard_over_0_db", rounded(smoke), "share", 0.99, "higher", why="no smoke alarms"),
         figure("false_alarms_in_rooms", rounded(false["rooms"]), "events/h", 1.0),
-        figure("false_alarms_among_other_sounds", rounded(false["other"]), "events/h", None),
-        figure("false_alarms_among_strange_sounds", rounded(false["strange"]), "events/h", None),
+        figure("false_alarms_among_other_sounds", rounded(false["other"]), "events/h", None, **nothing),
+        figure("false_alarms_among_strange_sounds", rounded(false["strange"]), "events/h", None, **nothing),
         figure("latency_p50", rounded(percentile(noticed.latency_s, 50)), "s", round(hop_s + 0.3, 3), **nothing),
         figure("latency_p95", rounded(percentile(noticed.latency_s, 95)), "s", None, **nothing),
         figure("onset_error_median", rounded(median_error(noticed.onset_s)), "s", 0.25, **nothing),
@@ -200,7 +202,8 @@ def figures(macro, ranked, noticed, false, *, smoke, hop_s):
 
 def per_hour(label, pairs):
     """Events of a label in an hour of these soundscapes."""
-    return sum(event.label == label for _, found in pairs for event in found) / (len(pairs) * SECONDS / 3600)
+    n_events = sum(event.label == label for _, found in pairs for event in found)
+    return n_events / (len(pairs) * SECONDS / 3600) if pairs else math.nan
 
 
 def over_0_db(noticed):
@@ -230,12 +233,14 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-c", "--config", type=Path)
     parser.add_argument("--model")
+    parser.add_argument("--rooms", type=float, metavar="HOURS", help="only empty rooms, for so long")
     parser.add_argument("--scores", type=Path, help="folder to keep scores in")
     parser.add_argument("--perfect", action="store_true", help="what the rules would do with a perfect model's scores")
     args = parser.parse_args()
     args.data = args.data if args.data.exists() else None
     settings = cli_shared.settings_of(args)
-    stream, spec = next(iter(settings.streams)), load_spec(settings.model.checkpoint, max_length=settings.model.window_frames)
+    stream = next(iter(settings.streams))
+    spec = load_spec(settings.model.checkpoint, max_length=settings.model.window_frames)
     settings, hop_s = with_threshold_rules(settings, stream), settings.streams[stream].hop_s
     with tempfile.TemporaryDirectory() as folder:
         args.scores = args.scores or Path(folder)
