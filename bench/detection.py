@@ -51,9 +51,9 @@ PSDS = {  # the two scenarios of DCASE 2021 to 2023, task 4: when is it, and wha
 
 def scenes(banks, args):
     """Name → a maker of the soundscape."""
-    for number, (kind, n) in enumerate(KINDS.items()):
-        if args.rooms:
-            n = round(args.rooms * 3600 / SECONDS) if kind == "rooms" else 0
+    numbers = {"rooms": round(args.rooms * 3600 / SECONDS)} if args.rooms else KINDS
+    for number, kind in enumerate(KINDS):
+        n = numbers.get(kind, 0)
         for i in range(min(n, 1) if args.quick else n):
             yield f"{kind}-{i:03}", lambda key=(args.seed, number, i), kind=kind: compose(banks[kind], SECONDS, key)
 
