@@ -18,6 +18,7 @@ from tests.integration.soundserver import VirtualMic
 RATE = 16000
 MICROPHONE = """
 node: garage
+model: {{window_s: 2.56}}
 streams:
   mic: {{source: {{type: microphone}}, hop_s: 0.5}}
 rules:
@@ -27,6 +28,7 @@ sinks:
 """
 FILE = """
 node: garage
+model: {{window_s: 2.56}}
 streams:
   room: {{source: {{type: file, path: "{path}", realtime: {realtime}}}}}
 rules:
