@@ -124,6 +124,7 @@ def test_the_report_counts_sounds_rooms_and_others_apart(
         "mixed-000": (truths("5-7 50-52"), found("5.5-7.2@7")),
         "rooms-000": (nothing, found("1-2")),
         "other-000": (nothing, found("1-2 9-10")),
+        "strange-000": (nothing, found("1-2 4-5 9-10")),
     }
     bench.report(["a", "b"], heard, 1.0)
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -136,6 +137,7 @@ def test_the_report_counts_sounds_rooms_and_others_apart(
         "smoke_alarms_heard_over_0_db": None,
         "false_alarms_in_rooms": 12,
         "false_alarms_among_other_sounds": 24,
+        "false_alarms_among_strange_sounds": 36,
         "latency_p50": 2,
         "latency_p95": 2,
         "onset_error_median": 0.5,
