@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
 
-APART_S = 30.0  # seconds: a sound is in windows of 10.24 s and may come in parts; what is closer counts as one alarm
+APART_S = 30.0  # seconds: a sound is in many windows and may come in parts; what is closer counts as one alarm
 HIGHEST = 1 - 1e-6  # score: the next float32 below 1 is noise of the number format
 NO_LEVEL = -np.inf  # a window that can start nothing
 TAIL_SHARE, TAIL_LEAST, TAIL_MOST = 0.1, 10, 250  # peaks that make the tail: of all, at least, at most

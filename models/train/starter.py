@@ -33,7 +33,7 @@ from models.train.recipe import Recipe
 from models.train.rooms import OTHERS
 from models.train.scratch import from_scratch, small
 from models.train.teacher import Learn, Pupil, Teacher, teach
-from models.train.training import STATE, fit
+from models.train.training import fit
 
 log = logging.getLogger(__name__)
 LABELS = {  # ESC-10 folder → AudioSet display name and id
@@ -50,6 +50,7 @@ LABELS = {  # ESC-10 folder → AudioSet display name and id
 }
 ALARM_IDS = {"Smoke detector, smoke alarm": "/m/01y3hg", "Siren": "/m/03kmc9", "Beep, bleep": "/m/02fs_r"}
 ALARM_EXAMPLES = 48  # of each kind; ESC-10 gives about 32 recordings a class
+MEASURED = "measured.json"  # says of a checkpoint which fold it had not heard
 OTHER_EXAMPLES, OTHER_S = 48, (2.0, 10.0)  # of each kind; seconds
 TEACHER = Recipe(lr=3e-3, ema=0.995, weight_decay=0.02, quarter_share=1.0, half_share=0.0)
 PUPIL = Recipe(steps=1800, lr=2.5e-3, optimiser="muon", ema=0.995, quarter_share=0.94, half_share=0.0)
@@ -141,18 +142,19 @@ def main() -> None:
     pupil.ast.set_attn_implementation("eager")  # backwards the fused kernel takes twice its time on a CPU
     how = {"device": args.device, "dtype": torch.bfloat16}
     recipe = replace(TEACHER, steps=args.steps, seed=args.seed)
-    taught = fit(teacher, mixer(args.seed, labelled.time_stride), recipe, args.out / "teacher", lesson=teach, **how)
+    unfinished = args.out / f"without-{args.hold_out}"  # another fold held out is another run
+    (args.out / MEASURED).unlink(missing_ok=True)
+    taught = fit(teacher, mixer(args.seed, labelled.time_stride), recipe, unfinished / "teacher", lesson=teach, **how)
     lesson = Learn(taught.averaged().eval().requires_grad_(False))
     recipe = replace(PUPIL, steps=args.steps, seed=args.seed + 1)
     check = partial(accuracy, spec=spec, held_out=held_out) if held_out else None
-    learned = fit(pupil, mixer(args.seed + 1), recipe, args.out, lesson=lesson, check=check, **how)
+    learned = fit(pupil, mixer(args.seed + 1), recipe, unfinished / "pupil", lesson=lesson, check=check, **how)
     learned.averaged().ast.save_pretrained(args.out, dtype=torch.float16)
     ASTFeatureExtractor().save_pretrained(args.out)
     if held_out:
         measured = {"hold_out": args.hold_out, "seed": args.seed, "top1": learned.history[-1]["top1"]}
-        (args.out / "measured.json").write_text(json.dumps(measured) + "\n")
-    shutil.rmtree(args.out / "teacher")
-    (args.out / STATE).unlink()
+        (args.out / MEASURED).write_text(json.dumps(measured) + "\n")
+    shutil.rmtree(unfinished)
 
 
 if __name__ == "__main__":

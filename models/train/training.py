@@ -88,7 +88,7 @@ def fit(
 ) -> "Run[M]":
     """Train any model that has an `ASTConfig`; an interrupted run goes on from the folder's `training.pt`.
 
-    On a CPU a seed gives the same weights every time, interrupted or not.
+    On one kind of CPU, with as many threads, a seed gives the same weights every time, interrupted or not.
 
     Args:
         model: where to start from; it is trained in place.
@@ -229,7 +229,7 @@ class Run(Generic[M]):
         """
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            before = state["recipe"]
+            before, optimisers = state["recipe"], state["optimisers"]
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise DataError(f"{path} can't be read ({error}); delete it to begin again") from None
         changed = [
@@ -242,10 +242,15 @@ class Run(Generic[M]):
                 f"{path.parent} holds an unfinished run of other settings ({'; '.join(changed)}); "
                 f"go on with the same, give another folder, or delete {path.name} to begin again"
             )
-        for name in PARTS:
-            getattr(self, name).load_state_dict(state[name])
-        for optimiser, stored in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(stored)
+        try:
+            for name in PARTS:
+                getattr(self, name).load_state_dict(state[name])
+            for optimiser, stored in zip(self.optimisers, optimisers, strict=True):
+                optimiser.load_state_dict(stored)
+        except (RuntimeError, KeyError, ValueError):
+            raise DataError(
+                f"{path} is of another model; give another folder, or delete it to begin again"
+            ) from None
         self.loss, self.history = state["loss"], state["history"]
         self.examples.rng.bit_generator.state = json.loads(state["examples"])
         torch.set_rng_state(state["random"])

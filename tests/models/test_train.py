@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from models.audio_spectrogram_transformer import ASTConfig, ASTForAudioClassification
+from models.errors import DataError
 from models.fbank import fbank
 from models.spec import FbankSpec
 from models.train import mixing, training
@@ -12,8 +13,8 @@ from models.train.alarms import ALARMS, smoke_alarm
 from models.train.features import Features
 from models.train.mixing import Mixer
 from models.train.recipe import Recipe
-from models.train.teacher import Learn, Pupil, Teacher, _kept
-from models.train.training import train
+from models.train.teacher import Learn, Pupil, Teacher, _kept, teach
+from models.train.training import fit, train
 
 RATE = 16000
 SPEC = FbankSpec()
@@ -164,3 +165,34 @@ def test_a_pupil_foretells_the_teacher_at_the_patches_that_are_kept():
     loss.backward()
     assert all(each.grad is not None for each in pupil.parameters())
     assert all(each.grad is None for each in teacher.parameters())
+
+
+def test_teacher_and_pupil_go_on_exactly_where_they_were_killed(tmp_path, monkeypatch):
+    config = ASTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_length=512,
+        frequency_stride=16, time_stride=16, id2label={0: "low", 1: "high"},
+    )  # fmt: skip
+    monkeypatch.setattr(training, "SAVE_S", 0.0)
+    recipe = Recipe(steps=4, epoch=2, batch=2, warmup=2, optimiser="muon")
+
+    def run(folder, kind, check=None):
+        torch.manual_seed(0)
+        mixer = make_mixer()
+        if kind is Teacher:
+            mixer.column = 16
+            return fit(Teacher(config), mixer, recipe, folder, lesson=teach, check=check).averaged().state_dict()
+        pupil, lesson = Pupil(ASTForAudioClassification(config)), Learn(Teacher(config).eval())
+        return fit(pupil, mixer, recipe, folder, lesson=lesson, check=check).averaged().state_dict()
+
+    def die(model):
+        raise KeyboardInterrupt
+
+    for kind in (Teacher, Pupil):
+        straight = run(tmp_path / f"straight {kind.__name__}", kind)
+        killed = tmp_path / kind.__name__
+        with pytest.raises(KeyboardInterrupt):
+            run(killed, kind, check=die)
+        resumed = run(killed, kind)
+        assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    with pytest.raises(DataError, match="is of another model; give another folder, or delete it"):
+        run(tmp_path / "Teacher", Pupil)
