@@ -7,7 +7,7 @@ settings the authors published.
 import numpy as np
 import numpy.typing as npt
 
-from models.fbank import FLOOR, SILENCE, normalise
+from models.fbank import FLOOR, normalise
 from models.spec import FbankSpec
 from models.train.features import Features
 
@@ -18,7 +18,7 @@ MASKED_SHARE = 192 / 1024  # of the window: the authors' time mask for AudioSet;
 
 
 class Clips:
-    """Draws training windows. `rng` is all its state: restored, the same batches follow.
+    """Draws training windows. `rng` is all its state: set back, the same batches follow.
 
     Args:
         features: log-mel of n recordings.
@@ -55,23 +55,20 @@ class Clips:
         chances = np.cumsum(weights(targets))
         self._chances = chances / chances[-1]
 
-    def batch(self, size: int, view: slice) -> tuple[Floats, Floats]:
-        """`size` normalised windows (B, T, M) and their targets (B, C), both float32.
+    def batch(self, size: int, n_frames: int) -> tuple[Floats, Floats]:
+        """`size` normalised windows of so many frames (B, T, M) and their targets (B, C), both float32.
 
-        All sound lies in the frames of `view`; the others hold silence. A longer clip is cropped at random, a shorter
-        one begins with the view and is followed by `PADDING`.
+        A longer clip is cropped at random, a shorter one is followed by `PADDING`.
         """
-        start, stop, _ = view.indices(self.window_frames)
-        windows = np.full((size, self.window_frames, self.spec.n_mels), SILENCE, np.float32)
-        windows[:, start:stop] = PADDING
+        windows = np.full((size, n_frames, self.spec.n_mels), PADDING, np.float32)
         targets = np.empty((size, self.targets.shape[1]), np.float32)
         drawn = np.searchsorted(self._chances, self.rng.random(size), side="right")
         for window, target, i in zip(windows, targets, drawn, strict=True):
-            frames, target[:] = self._clip(int(i), stop - start)
-            window[start : start + len(frames)] = frames
+            frames, target[:] = self._clip(int(i), n_frames)
+            window[: len(frames)] = frames
         windows = normalise(windows, self.spec)
         for window in windows:
-            self._mask(window[start:stop])
+            self._mask(window)
         return windows, targets
 
     def _clip(self, i: int, size: int) -> tuple[Floats, Floats]:

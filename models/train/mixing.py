@@ -17,7 +17,8 @@ Floats = npt.NDArray[np.float32]
 N_SOUNDS = (0.12, 0.62, 0.2, 0.06)  # how often a window holds 0, 1, 2, 3 labelled sounds
 OTHER_SHARE = 0.2  # of the sounds are recordings without a label, where there are any
 SNR_DB, CLEAR_DB, CLEAR_SHARE = (-6.0, 25.0), (25.0, 45.0), 0.25  # over the background: in rooms, and as clips come
-ECHO_SHARE = 0.4
+HUM_SHARE, ECHO_SHARE, BAND_SHARE, CUT_SHARE = 0.35, 0.4, 0.15, 0.16
+LOW_CUT, HIGH_CUT = (0.0, 0.15), (0.72, 1.0)  # shares of the mel bins: up to 300 Hz and from 3.6 kHz may be gone
 ACTIVE_DB = 30.0  # frames this far below a clip's loudest are its pauses …
 FLOOR_DB = 10.0  # … and so are those less than this above the recording's own noise
 STEADY_DB = 15.0  # what lies within this of the loudest is always sound, as `soundscapes.active` has it
@@ -57,21 +58,21 @@ def sound(frames: Floats, labels: tuple[int, ...] = ()) -> Sound:
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Long runs of backgrounds' mel energies (T, M), unit mean energy a frame: steady noise, and mains hum."""
+    """Long runs of backgrounds' mel energies (T, M), unit mean energy a frame: steady noise, and hums."""
 
     white: Floats
     hums: tuple[Floats, ...]
 
 
 def make_noise(rng: np.random.Generator, spec: FbankSpec, window_frames: int) -> Noise:
-    """Backgrounds that hold for any room: white noise (coloured later, in the mel domain) and hum at 50 and 60 Hz."""
+    """Backgrounds that hold for any room: white noise (coloured later, in the mel domain), hum of mains and motors."""
     n = spec.samples(9 * window_frames)
     white = np.exp(fbank(rng.normal(0, 0.1, n).astype(np.float32), spec))
     hums = []
-    for mains_hz in (50.0, 60.0, 50.0, 60.0, 100.0, 120.0):
+    for base_hz in (50.0, 60.0, 50.0, 60.0, 100.0, 120.0, *rng.uniform(30.0, 250.0, 6)):
         t = np.arange(spec.samples(window_frames + 200)) / spec.sample_rate
         gains = rng.uniform(0, 1, 24) * rng.uniform(0.5, 0.95) ** np.arange(24)
-        wave = sum(g * np.sin(2 * np.pi * mains_hz * (k + 1) * t + rng.uniform(0, 6)) for k, g in enumerate(gains))
+        wave = sum(g * np.sin(2 * np.pi * base_hz * (k + 1) * t + rng.uniform(0, 6)) for k, g in enumerate(gains))
         hums.append(np.exp(fbank(np.asarray(wave * 0.1, np.float32), spec)))
     return Noise(_unit(white), tuple(_unit(hum) for hum in hums))
 
@@ -109,17 +110,13 @@ class Mixer:
         self._others = np.flatnonzero(~targets.any(axis=1))
         self._mel = np.linspace(-1, 1, spec.n_mels, dtype=np.float32)
 
-    def batch(self, size: int, view: slice) -> tuple[Floats, ...]:
-        """`size` normalised windows (B, T, M), their multi-hot labels (B, C), and those of columns in view (B, S, C).
-
-        Only frames in `view` are composed, and all sounds lie there; the others hold silence.
-        """
-        n_frames = view.stop - view.start
-        windows = np.full((size, self.window_frames, self.spec.n_mels), SILENCE, np.float32)
+    def batch(self, size: int, n_frames: int) -> tuple[Floats, ...]:
+        """`size` normalised windows of so many frames (B, T, M), their labels (B, C), and their columns' (B, S, C)."""
+        windows = np.empty((size, n_frames, self.spec.n_mels), np.float32)
         labels = np.zeros((size, self.n_labels), np.float32)
         sounding = np.zeros((size, n_frames, self.n_labels), bool)
         for i in range(size):
-            windows[i, view], labels[i], sounding[i] = self.window(n_frames)
+            windows[i], labels[i], sounding[i] = self.window(n_frames)
         windows = normalise(windows, self.spec)
         if not self.column:
             return windows, labels
@@ -150,6 +147,10 @@ class Mixer:
                 audible[name] = audible.get(name, 0) + active.sum() / self._sounds[index].audible
                 sounding[:, name] |= active
         energy *= self._colour(3.0)
+        if rng.random() < BAND_SHARE:  # telephones, thrifty codecs, small speakers
+            low, high = (round(rng.uniform(*share) * self.spec.n_mels) for share in (LOW_CUT, HIGH_CUT))
+            energy[:, :low] *= _gain(-60.0)
+            energy[:, high:] *= _gain(-60.0)
         labels = np.zeros(self.n_labels, np.float32)
         labels[[label for label, share in audible.items() if share >= 1]] = 1
         return self._finish(energy, first, last), labels, sounding
@@ -163,21 +164,22 @@ class Mixer:
     def _extent(self, size: int) -> tuple[int, int]:
         """Frames [first, last) that hold sound: a stream just begun pads on the left, a short file on the right."""
         chance = self.rng.random()
-        if chance < 0.2:
+        if chance < CUT_SHARE / 2:
             return size - int(self.rng.integers(size // 10, size)), size
-        if chance < 0.4:
+        if chance < CUT_SHARE:
             return 0, int(self.rng.integers(size // 10, size))
         return 0, size
 
     def _background(self, size: int, level_db: float) -> Floats:
-        """Room tone: coloured noise or hum, swelling slowly."""
+        """Room tone: coloured noise, perhaps with hum in it, swelling slowly."""
         rng = self.rng
-        source = self.noise.hums[rng.integers(len(self.noise.hums))] if rng.random() < 0.2 else self.noise.white
-        at = int(rng.integers(len(source) - size))
-        energy = source[at : at + size]
-        if source is self.noise.white:
-            tilt_db = rng.choice([0.0, -12.0, -24.0, rng.uniform(-35, 8)])  # white, pink, brown, anything
-            energy = energy * _gain(tilt_db * self._mel) * self._colour(8.0)
+        at = int(rng.integers(len(self.noise.white) - size))
+        tilt_db = rng.choice([0.0, -12.0, -24.0, rng.uniform(-35, 8)])  # white, pink, brown, anything
+        energy = _unit(self.noise.white[at : at + size] * _gain(tilt_db * self._mel) * self._colour(8.0))
+        if rng.random() < HUM_SHARE:
+            hum = self.noise.hums[rng.integers(len(self.noise.hums))]
+            at = int(rng.integers(len(hum) - size))
+            energy += _unit(hum[at : at + size]) * _gain(rng.uniform(-15.0, 30.0))
         if rng.random() < 0.3:
             turns = np.linspace(0, rng.uniform(0.2, 3) * 2 * np.pi, size, dtype=np.float32)
             energy = energy * _gain(rng.uniform(1, 8) * np.sin(turns + rng.uniform(0, 6)))[:, None]

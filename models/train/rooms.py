@@ -117,6 +117,25 @@ def knocks(rng: np.random.Generator, n: int, rate: int) -> Floats:
     return _unit(out)
 
 
+def things(rng: np.random.Generator, n: int, rate: int) -> Floats:
+    """Nothing in particular, at odd moments: struck, with partials that fade each in its time, or blown and gliding."""
+    out, at = np.zeros(n), 0
+    while at < n:
+        size = min(n - at, int(rng.uniform(0.05, 1.0) * rate))
+        t = np.arange(size) / rate
+        if rng.random() < 0.5:
+            for hz in 150 * 50 ** rng.uniform(0, 1, rng.integers(3, 9)):
+                fade = np.exp(-t * 4 * 50 ** rng.uniform(0, 1))
+                out[at : at + size] += rng.uniform(0.2, 1) * fade * np.sin(2 * np.pi * hz * t + rng.uniform(0, 6))
+        else:
+            way = np.interp(t, np.linspace(0, size / rate, 5), rng.normal(0, 0.35, 5).cumsum())
+            phase = 2 * np.pi * np.cumsum(200 * 15 ** rng.uniform() * 2**way) / rate
+            for k in range(1, rng.integers(2, 8)):
+                out[at : at + size] += np.sin(k * phase) * np.hanning(size) / k ** rng.uniform(0.5, 2.5)
+        at += int(rng.exponential(0.5) * rate) + size // 4
+    return _unit(_limited(_unit(out) + 0.02 * white(rng, n, rate), rate, 20, rate / 2.2))
+
+
 OTHERS: Mapping[str, Maker] = {"speech-like": speech, "music-like": music, "knocks": knocks}
 """Name → sounds that come and go and are none of the starter's, which is taught so with other draws of them."""
 

@@ -30,7 +30,7 @@ from models.train.evaluate import clip_scores
 from models.train.features import Features
 from models.train.mixing import Mixer
 from models.train.recipe import Recipe
-from models.train.rooms import OTHERS
+from models.train.rooms import OTHERS, things
 from models.train.scratch import from_scratch, small
 from models.train.teacher import Learn, Pupil, Teacher, teach
 from models.train.training import fit
@@ -93,8 +93,8 @@ def accuracy(pupil: Pupil, spec: ModelSpec, held_out: list[Recording]) -> dict[s
 
 
 def others(rng: np.random.Generator) -> list[np.ndarray]:
-    """Talk, music and knocks, made in code: none of the labels."""
-    makers = [make for make in OTHERS.values() for _ in range(OTHER_EXAMPLES)]
+    """Talk, music, knocks and things, made in code: none of the labels."""
+    makers = [make for make in (*OTHERS.values(), things) for _ in range(OTHER_EXAMPLES)]
     return [make(rng, int(rng.uniform(*OTHER_S) * RATE), RATE) * np.float32(0.1) for make in makers]
 
 
@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=PUPIL.steps, help="of the AST; the teacher has as many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=0, help="processes that compose windows; 3 keep a GPU busy")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     files = recordings(args.data)
@@ -139,8 +140,9 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     teacher, pupil = Teacher(labelled), Pupil(from_scratch(labelled))
-    pupil.ast.set_attn_implementation("eager")  # backwards the fused kernel takes twice its time on a CPU
-    how = {"device": args.device, "dtype": torch.bfloat16}
+    if args.device == "cpu":
+        pupil.ast.set_attn_implementation("eager")  # backwards the fused kernel takes twice its time there
+    how = {"device": args.device, "dtype": torch.bfloat16, "workers": args.workers}
     recipe = replace(TEACHER, steps=args.steps, seed=args.seed)
     unfinished = args.out / f"without-{args.hold_out}"  # another fold held out is another run
     (args.out / MEASURED).unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.audio_spectrogram_transformer import ASTConfig, ASTForAudioClassification
+from models.train.training import placed
 
 WIDTH = 24  # of the first block; each next one is twice as wide
 SMOOTHING = 0.02  # how far targets keep away from 0 and 1
@@ -77,7 +78,7 @@ class Pupil(nn.Module):
 def teach(model: nn.Module, batch: Sequence[Tensor], view: slice, keep: Tensor | None) -> Tensor:
     """Loss of a `Teacher`: what sounds in the windows, and in each of their columns."""
     windows, labels, columns = batch
-    of_window, of_column, _ = model(windows[:, view])
+    of_window, of_column, _ = model(windows)
     return _error(of_window, labels) + _error(of_column, columns)
 
 
@@ -91,8 +92,8 @@ class Learn:
         """Half the truth and half the teacher's answer for the window; the teacher's features for each patch."""
         windows, labels = batch
         with torch.no_grad():
-            answer, _, hints = self.teacher(windows[:, view])
-        logits, foretold = model(windows, keep)
+            answer, _, hints = self.teacher(windows)
+        logits, foretold = model(placed(windows, view, self.teacher.config), keep)
         wanted = OWN_SHARE * labels + (1 - OWN_SHARE) * answer.float().sigmoid()
         loss = _error(logits, wanted)
         for mine, hint in zip(foretold, hints, strict=True):

@@ -1,6 +1,5 @@
 """One training loop for every recipe: windows in, averaged weights out, and a killed run goes on where it was."""
 
-import json
 import logging
 import math
 import os
@@ -15,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from models.audio_spectrogram_transformer import ASTConfig, ASTForAudioClassification
@@ -25,6 +26,8 @@ from models.train.recipe import Recipe
 log = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float32]
 Figures = dict[str, float]
+Batch = tuple[slice, Tensor | None, tuple[Tensor, ...]]
+"""Frames in view, the patches kept (None: all), and the windows' frames in view with their targets."""
 M = TypeVar("M", bound=nn.Module)
 SAVE_S = 60.0  # between states on disk: what a killed run loses; AST-base's is 1.4 GB
 MAX_GRADIENT = 1.0  # norm: a fresh head's first steps would shake the encoder
@@ -35,14 +38,29 @@ PARTS = ("model", "average")  # of a run, with weights
 class Examples(Protocol):
     """Where training windows come from: `models.train.mixing.Mixer` and `models.train.clips.Clips`."""
 
-    rng: np.random.Generator  # all their randomness: a resumed run draws what an uninterrupted one would have
+    rng: np.random.Generator  # all their randomness; each step sets its own
 
-    def batch(self, size: int, view: slice) -> tuple[Floats, ...]:
-        """`size` normalised windows (B, T, M) with their sounds in the frames of `view`, and targets (B, C)."""
+    def batch(self, size: int, n_frames: int) -> tuple[Floats, ...]:
+        """`size` normalised windows of so many frames (B, T, M), and targets (B, C)."""
+
+
+class Batches(Dataset[Batch]):
+    """What each step learns from. It depends on seed and step alone: whoever composes it, and whatever came before."""
+
+    def __init__(self, examples: Examples, recipe: Recipe, config: ASTConfig) -> None:
+        self.examples = examples
+        self.recipe = recipe
+        self.config = config
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = self.examples.rng = np.random.default_rng((self.recipe.seed, step))
+        view, keep = _patches(self.config, self.recipe, step / self.recipe.steps, rng)
+        batch = self.examples.batch(self.recipe.batch, view.stop - view.start)
+        return view, keep, tuple(map(torch.from_numpy, batch))
 
 
 Lesson = Callable[[nn.Module, Sequence[Tensor], slice, Tensor | None], Tensor]
-"""The loss of a model on a batch (windows, then targets), given the frames in view and the patches kept (None: all)."""
+"""The loss of a model on a batch (frames in view, then targets), given where the view lies and the patches kept."""
 
 
 def train(
@@ -83,6 +101,7 @@ def fit(
     lesson: Lesson | None = None,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    workers: int = 0,
     check: Callable[[Any], Figures] | None = None,
     watch: Callable[[Figures], None] | None = None,
 ) -> "Run[M]":
@@ -98,6 +117,7 @@ def fit(
         lesson: the loss; by default the recipe's criterion of a classifier's logits.
         device: torch's name of it.
         dtype: bfloat16 to compute in it under autocast; weights and optimiser stay float32.
+        workers: processes that compose batches beside this one; none of them changes what is composed.
         check: called with the averaged model, which it leaves as it is, after each epoch; its figures are kept.
         watch: told the figures of each epoch as they come.
 
@@ -105,13 +125,22 @@ def fit(
         DataError: the folder holds an unfinished run of other settings, or the loss is no longer a number.
     """
     torch.manual_seed(recipe.seed)
-    run = Run(model.to(device).train(), recipe, examples, lesson)
+    run = Run(model.to(device).train(), recipe, lesson)
     folder.mkdir(parents=True, exist_ok=True)
     first = run.resume(folder / STATE) if (folder / STATE).exists() else 0
     saved_at = time.monotonic()
-    steps = tqdm(range(first, recipe.steps), "training", recipe.steps, unit="step", initial=first, disable=None)
-    for step in steps:
-        run.step(step, device, dtype)
+    config = model.config
+    assert isinstance(config, ASTConfig)
+    batches = DataLoader(
+        Batches(examples, recipe, config),
+        batch_size=None,
+        sampler=range(first, recipe.steps),
+        num_workers=workers,
+        generator=torch.Generator(),  # what it draws to seed workers is not to shift the model's dropout
+    )
+    steps = tqdm(batches, "training", recipe.steps, unit="step", initial=first, disable=None)
+    for step, batch in enumerate(steps, first):
+        run.step(step, batch, device, dtype)
         is_epoch = (step + 1) % recipe.epoch == 0 or step + 1 == recipe.steps
         if is_epoch:
             run.settle(step)
@@ -132,10 +161,9 @@ def fit(
 class Run(Generic[M]):
     """All that changes while training, and its copy on disk."""
 
-    def __init__(self, model: M, recipe: Recipe, examples: Examples, lesson: Lesson | None = None) -> None:
+    def __init__(self, model: M, recipe: Recipe, lesson: Lesson | None = None) -> None:
         self.model = model
         self.recipe = recipe
-        self.examples = examples
         self.lesson = lesson or self._classify
         self.average = AveragedModel(model, avg_fn=recipe.average, use_buffers=True)  # type: ignore[arg-type]
         self.optimisers = _optimisers(model, recipe)
@@ -143,7 +171,7 @@ class Run(Generic[M]):
         self.loss = math.nan  # a moving average of it
         self._unsettled: Tensor | None = None  # the last step's, perhaps still being computed
 
-    def step(self, step: int, device: str, dtype: torch.dtype) -> None:
+    def step(self, step: int, batch: Batch, device: str, dtype: torch.dtype) -> None:
         """One batch, one turn of the optimiser. On a GPU it is still at work when this returns.
 
         Raises:
@@ -152,14 +180,12 @@ class Run(Generic[M]):
         recipe = self.recipe
         for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"] = recipe.rate(step)
-        config = self.model.config
-        assert isinstance(config, ASTConfig)
-        view, keep = _patches(config, recipe, step / recipe.steps, self.examples.rng)
-        batch = self.examples.batch(recipe.batch, view)
         self.settle(step - 1)  # not earlier: the GPU works while the CPU composes
+        view, keep, tensors = batch
+        windows, *targets = (each.to(device) for each in tensors)
         kept = None if keep is None else keep.to(device)
         with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
-            loss = self.lesson(self.model, [torch.from_numpy(each).to(device) for each in batch], view, kept)
+            loss = self.lesson(self.model, [windows, *targets], view, kept)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT)
         for optimiser in self.optimisers:
@@ -171,7 +197,8 @@ class Run(Generic[M]):
 
     def _classify(self, model: nn.Module, batch: Sequence[Tensor], view: slice, keep: Tensor | None) -> Tensor:
         windows, targets = batch
-        return self.recipe.criterion(model(windows, keep=keep).logits.float(), targets)
+        logits = model(placed(windows, view, self.model.config), keep=keep).logits
+        return self.recipe.criterion(logits.float(), targets)
 
     def settle(self, step: int) -> None:
         """Wait for the loss of `step`, and take it into the moving average.
@@ -205,7 +232,6 @@ class Run(Generic[M]):
             "recipe": asdict(self.recipe),
             "loss": self.loss,
             "history": self.history,
-            "examples": json.dumps(self.examples.rng.bit_generator.state),
             "random": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if next(self.model.parameters()).is_cuda else [],
         }
@@ -252,11 +278,15 @@ class Run(Generic[M]):
                 f"{path} is of another model; give another folder, or delete it to begin again"
             ) from None
         self.loss, self.history = state["loss"], state["history"]
-        self.examples.rng.bit_generator.state = json.loads(state["examples"])
         torch.set_rng_state(state["random"])
         if len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda"])
         return int(state["step"])
+
+
+def placed(windows: Tensor, view: slice, config: Any) -> Tensor:
+    """Frames in view (B, V, M) in a whole window (B, T, M), for a model that keeps only patches that lie in view."""
+    return functional.pad(windows, (0, 0, view.start, config.max_length - view.stop))
 
 
 def _patches(config: ASTConfig, recipe: Recipe, done: float, rng: np.random.Generator) -> tuple[slice, Tensor | None]:

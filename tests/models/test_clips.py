@@ -14,7 +14,6 @@ from models.train.features import Features
 
 SPEC = FbankSpec(n_mels=16, mean=-3.0, std=2.0)
 T = 64
-SILENT = (np.log(FLOOR) - SPEC.mean) / (2 * SPEC.std)
 PADDED = (0 - SPEC.mean) / (2 * SPEC.std)
 
 
@@ -61,7 +60,7 @@ def test_labels_are_drawn_equally_often_however_many_clips_they_have():
     n_of = (90, 9, 1)
     targets = np.repeat(np.eye(4)[:, :3], (*n_of, 5), axis=0)  # the last five have no label
     source = clips(constant(np.zeros(105)), targets)
-    drawn = np.concatenate([source.batch(100, slice(0, T))[1] for _ in range(40)])
+    drawn = np.concatenate([source.batch(100, T)[1] for _ in range(40)])
     expected, bound = len(drawn) / 4, 4 * np.sqrt(len(drawn) * 0.25 * 0.75)  # four deviations of a binomial
     assert drawn.sum(axis=0) == pytest.approx([expected] * 3, abs=bound)
     assert (~drawn.any(axis=1)).sum() == pytest.approx(expected, abs=bound)
@@ -69,7 +68,7 @@ def test_labels_are_drawn_equally_often_however_many_clips_they_have():
 
 def test_every_clip_of_a_label_is_drawn():
     source = clips(constant(range(-10, 0)), np.eye(2)[[0] * 8 + [1] * 2])
-    windows, _ = source.batch(400, slice(0, T))
+    windows, _ = source.batch(400, T)
     assert len(np.unique(windows[:, 0, 0])) == 10
 
 
@@ -85,7 +84,7 @@ def noisy(seed=0):
 def test_same_seed_same_batches():
     def batches(seed):
         source = Clips(*noisy(), SPEC, T, seed)
-        return [source.batch(8, slice(0, T)) for _ in range(3)]
+        return [source.batch(8, T) for _ in range(3)]
 
     first, again, other = batches(1), batches(1), batches(2)
     assert all(
@@ -96,13 +95,13 @@ def test_same_seed_same_batches():
 
 def test_the_generator_s_state_is_all_there_is():
     source = Clips(*noisy(), SPEC, T, 0)
-    source.batch(5, slice(0, T))
+    source.batch(5, T)
     state = source.rng.bit_generator.state
-    after = source.batch(8, slice(16, 48))
+    after = source.batch(8, 32)
     other = Clips(*noisy(), SPEC, T, 99)
-    other.batch(3, slice(0, T))
+    other.batch(3, T)
     other.rng.bit_generator.state = state
-    for a, b in zip(after, other.batch(8, slice(16, 48)), strict=True):
+    for a, b in zip(after, other.batch(8, 32), strict=True):
         assert np.array_equal(a, b)
 
 
@@ -111,7 +110,7 @@ def test_the_generator_s_state_is_all_there_is():
 
 def test_a_clip_as_long_as_the_window_is_only_normalised():
     source = clips(constant([-7.0]), [[1]])
-    windows, targets = source.batch(2, slice(0, T))
+    windows, targets = source.batch(2, T)
     assert windows.shape == (2, T, 16)
     assert (windows.dtype, targets.dtype) == (np.float32, np.float32)
     assert windows == pytest.approx(-1.0)
@@ -119,31 +118,23 @@ def test_a_clip_as_long_as_the_window_is_only_normalised():
 
 
 def test_a_shorter_clip_begins_with_the_window_and_is_padded_as_the_reference_extractor_pads():
-    windows, _ = clips(constant([-7.0], 10), [[1]]).batch(1, slice(0, T))
+    windows, _ = clips(constant([-7.0], 10), [[1]]).batch(1, T)
     assert windows[0, :10] == pytest.approx(-1.0)
     assert windows[0, 10:] == pytest.approx(PADDED)
 
 
 def test_a_longer_clip_is_cropped_anywhere():
     ramp = np.repeat(np.linspace(-8, 0, 80)[:, None], 16, axis=1).astype(np.float32)
-    windows, _ = clips(features_of(ramp), [[1]]).batch(500, slice(0, T))
+    windows, _ = clips(features_of(ramp), [[1]]).batch(500, T)
     starts = {int(np.abs(ramp[:, 0] - window[0, 0]).argmin()) for window in log_mel(windows)}
     assert starts == set(range(80 - T + 1))
     assert np.diff(log_mel(windows)[:, :, 0]) == pytest.approx(8 / 79, abs=1e-5)
 
 
-@given(st.integers(0, T - 2), st.integers(1, T), st.integers(0, 20))
-def test_all_sound_lies_in_view(start, width, seed):
-    view = slice(start, min(T, start + width))
-    windows, _ = Clips(*noisy(), SPEC, T, seed).batch(4, view)
-    assert windows[:, : view.start] == pytest.approx(SILENT)
-    assert windows[:, view.stop :] == pytest.approx(SILENT)
-    assert np.isfinite(windows).all()
-
-
-def test_a_clip_fills_a_smaller_view():
-    windows, _ = clips(constant([-7.0]), [[1]]).batch(3, slice(16, 32))
-    assert windows[:, 16:32] == pytest.approx(-1.0)
+def test_a_clip_fills_a_shorter_window():
+    windows, _ = clips(constant([-7.0]), [[1]]).batch(3, 16)
+    assert windows.shape == (3, 16, 16)
+    assert windows == pytest.approx(-1.0)
 
 
 # -- mixing ------------------------------------------------------------------------------------------------------------
@@ -168,7 +159,7 @@ def test_a_clip_mixed_with_itself_is_never_louder_and_3_db_softer_at_most(value,
 
 def test_targets_of_mixes_are_shared_as_the_sounds_are():
     source = clips(constant([-15.9, 0.0]), np.eye(2), mixup=1.0)
-    windows, targets = source.batch(300, slice(0, T))
+    windows, targets = source.batch(300, T)
     assert targets.sum(axis=1) == pytest.approx(1)
     mixed = (targets > 0).all(axis=1)
     assert mixed.mean() == pytest.approx(
@@ -182,14 +173,14 @@ def test_targets_of_mixes_are_shared_as_the_sounds_are():
 
 def test_mixes_of_several_labels_keep_what_both_have():
     source = clips(constant([0.0, 0.0]), [[1, 1, 0], [0, 1, 1]], mixup=1.0)
-    _, targets = source.batch(100, slice(0, T))
+    _, targets = source.batch(100, T)
     assert targets[:, 1] == pytest.approx(1)
     assert targets[:, 0] + targets[:, 2] == pytest.approx(1)
 
 
 def test_mixup_is_as_frequent_as_asked():
     source = clips(constant(np.zeros(200)), np.eye(200), mixup=0.3)
-    _, targets = source.batch(1000, slice(0, T))
+    _, targets = source.batch(1000, T)
     mixed = ((targets > 0).sum(axis=1) == 2).mean()
     assert mixed == pytest.approx(0.3 * 199 / 200, abs=4 * np.sqrt(0.21 / 1000))
 
@@ -209,11 +200,10 @@ def masks(windows):
         yield len(bands), len(frames), frames[0] if len(frames) else -1
 
 
-@pytest.mark.parametrize("view", [slice(0, T), slice(16, 48)])
-def test_masks_hide_one_band_and_one_stretch_of_any_width_up_to_the_bound(view):
+@pytest.mark.parametrize("size", [T, 32])
+def test_masks_hide_one_band_and_one_stretch_of_any_width_up_to_the_bound(size):
     source = clips(constant([-7.0]), [[1]], max_freq_mask=4, max_time_mask=12)
-    widths = list(masks(source.batch(600, view)[0][:, view]))
-    size = view.stop - view.start
+    widths = list(masks(source.batch(600, size)[0]))
     assert {band for band, _, _ in widths} == set(range(5))
     assert {stretch for _, stretch, _ in widths} == set(range(12 * size // T + 1))
     starts = {start for _, stretch, start in widths if stretch == 1}

@@ -53,15 +53,11 @@ def make_mixer(seed=0):
     return Mixer(features, np.eye(2, dtype=np.float32), SPEC, 512, seed)
 
 
-def test_labels_say_what_is_in_view():
-    mixer = make_mixer()
-    view = slice(256, 512)
-    windows, labels = mixer.batch(64, view)
-    silence = (np.log(np.float32(1.1920929e-07)) - SPEC.mean) / (2 * SPEC.std)
-    assert windows.shape == (64, 512, 128)
-    assert windows[:, :256] == pytest.approx(silence)
+def test_labels_say_what_is_heard():
+    windows, labels = make_mixer().batch(64, 256)
+    assert windows.shape == (64, 256, 128)
     assert np.isfinite(windows).all()
-    heard = np.exp(windows[:, view] * 2 * SPEC.std + SPEC.mean)[:, :, :].sum(axis=(1, 2)) > 256 * 128 * 1e-6
+    heard = np.exp(windows * 2 * SPEC.std + SPEC.mean).sum(axis=(1, 2)) > 256 * 128 * 1e-6
     assert (heard | (labels.sum(axis=1) == 0)).all()  # nothing is labelled that can't be heard
     assert 0.2 < labels.mean() < 0.8
 
@@ -101,7 +97,7 @@ def test_sounds_of_any_length_are_mixed(n_frames):
     frames = rng.normal(-4, 1, (2 * n_frames, 128)).astype(np.float32)
     features = Features(frames, [0, n_frames], [n_frames, n_frames])
     mixer = Mixer(features, np.eye(2, dtype=np.float32), SPEC, 96, seed=0)
-    windows, labels = mixer.batch(50, slice(0, 96))
+    windows, labels = mixer.batch(50, 96)
     assert np.isfinite(windows).all()
     assert labels.any()
 
@@ -110,20 +106,19 @@ def test_recordings_without_a_label_are_mixed_in_and_mean_nothing():
     frames = np.zeros((200, 128), np.float32)
     frames[100:, 60:] = -15.0
     mixer = Mixer(Features(frames, [0, 100], [100, 100]), np.array([[1.0], [0.0]], np.float32), SPEC, 96, seed=0)
-    _, labels = mixer.batch(200, slice(0, 96))
+    _, labels = mixer.batch(200, 96)
     assert 0.6 < labels.mean() < 0.8  # 0.88 of the windows hold something, a fifth of which has no label
 
 
 def test_columns_say_when_a_label_sounds():
     mixer = make_mixer()
     mixer.column = 16
-    view = slice(256, 512)
-    windows, labels, columns = mixer.batch(64, view)
+    windows, labels, columns = mixer.batch(64, 256)
     assert columns.shape == (64, 16, 2)
     assert set(np.unique(columns)) == {0.0, 1.0}
     slivers = columns.any(axis=1) & (labels == 0)  # too short to be a label
     assert slivers.mean() < 0.1
-    power = np.exp(windows[:, view] * 2 * SPEC.std + SPEC.mean).sum(axis=2).reshape(64, 16, 16).mean(axis=2)
+    power = np.exp(windows * 2 * SPEC.std + SPEC.mean).sum(axis=2).reshape(64, 16, 16).mean(axis=2)
     loud, quiet = (np.log(power)[columns.any(axis=2) == sounds] for sounds in (True, False))
     assert np.median(loud) > np.median(quiet) + 1
 
@@ -161,7 +156,7 @@ def test_a_pupil_foretells_the_teacher_at_the_patches_that_are_kept():
     assert _kept(hint, keep, view, config).flatten().tolist() == [3 * 8 + 2, 5 * 8 + 7]
     _, foretold = pupil(windows, keep)
     assert [each.shape for each in foretold] == [(2, 2, middle.shape[2]), (2, 2, top.shape[2])]
-    loss = Learn(teacher)(pupil, [windows, torch.zeros(2, config.num_labels)], view, keep)
+    loss = Learn(teacher)(pupil, [windows[:, view], torch.zeros(2, config.num_labels)], view, keep)
     loss.backward()
     assert all(each.grad is not None for each in pupil.parameters())
     assert all(each.grad is None for each in teacher.parameters())
