@@ -22,6 +22,7 @@ LOW_CUT, HIGH_CUT = (0.0, 0.15), (0.72, 1.0)  # shares of the mel bins: up to 30
 ACTIVE_DB = 30.0  # frames this far below a clip's loudest are its pauses …
 FLOOR_DB = 10.0  # … and so are those less than this above the recording's own noise
 STEADY_DB = 15.0  # what lies within this of the loudest is always sound, as `soundscapes.active` has it
+KNOTS = np.linspace(-1, 1, 6)  # of a frequency response, over the mel bins
 SMOOTH = 5  # frames over which loudness is taken
 COLUMN_SHARE = 0.4  # of a column's frames make it one in which a label sounds
 MIN_AUDIBLE = 25  # frames: a sound counts as present once a quarter of a second of it, or half of it, is in view
@@ -142,7 +143,7 @@ class Mixer:
             if rng.random() < ECHO_SHARE:
                 placed = _echoed(placed, rng.uniform(0.1, 0.9), rng.uniform(-18.0, 0.0), self.spec)
             quieter_db = rng.exponential(4.0) if audible else 0.0
-            energy += placed * _gain(FULL_SCALE_DB + loudest_db - quieter_db) * self._colour(4.0)
+            energy += placed * (_gain(FULL_SCALE_DB + loudest_db - quieter_db) * self._colour(4.0))
             for name in self._sounds[index].labels:
                 audible[name] = audible.get(name, 0) + active.sum() / self._sounds[index].audible
                 sounding[:, name] |= active
@@ -227,7 +228,7 @@ class Mixer:
     def _colour(self, spread_db: float) -> Floats:
         """A smooth random frequency response (M,): rooms, distances, microphones."""
         knots = self.rng.normal(0, spread_db / 2, 6)
-        return _gain(np.interp(self._mel, np.linspace(-1, 1, 6), knots))
+        return _gain(np.interp(self._mel, KNOTS, knots))
 
     def _finish(self, energy: Floats, first: int, last: int) -> Floats:
         """Logarithm, masks (SpecAugment, Park et al. 2019, gently), padding as streams and files pad."""
@@ -261,7 +262,11 @@ def _echoed(energy: Floats, rt60_s: float, wet_db: float, spec: FbankSpec) -> Fl
 
 def _shift(energy: Floats, bins: int) -> Floats:
     """Move sounds up (down when negative) in pitch by whole mel bins; the edge bin is repeated."""
-    moved: Floats = energy[:, np.clip(np.arange(energy.shape[1]) - bins, 0, energy.shape[1] - 1)]
+    moved = np.empty_like(energy)
+    low, high, n = max(0, bins), min(0, bins), energy.shape[1]
+    moved[:, low : n + high] = energy[:, -high : n - low]
+    moved[:, :low] = energy[:, :1]
+    moved[:, n + high :] = energy[:, -1:]
     return moved
 
 

@@ -65,11 +65,14 @@ class Recipe:
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
-    def average(self, average: Tensor, value: Tensor, n_averaged: Tensor) -> Tensor:
-        """Moving average of weights, short at first so that the start is forgotten; or the plain mean."""
-        n = n_averaged.to(average.device, average.dtype)
-        decay = torch.clamp((1 + n) / (20 + n), max=self.ema) if self.ema else n / (n + 1)
-        return torch.lerp(value, average, decay)
+    def average(self, averages: list[Tensor], values: list[Tensor], n_averaged: int) -> None:
+        """Take values into their moving average, short at first so that the start is forgotten; or into the mean."""
+        if averages[0].is_floating_point():
+            n = n_averaged
+            decay = min(self.ema, (1 + n) / (20 + n)) if self.ema else n / (n + 1)
+            torch._foreach_lerp_(averages, values, 1 - decay)
+        else:
+            torch._foreach_copy_(averages, values)
 
     def is_averaged(self, step: int) -> bool:
         """Whether the weights after `step` go into the average."""

@@ -52,8 +52,12 @@ ALARM_IDS = {"Smoke detector, smoke alarm": "/m/01y3hg", "Siren": "/m/03kmc9", "
 ALARM_EXAMPLES = 48  # of each kind; ESC-10 gives about 32 recordings a class
 MEASURED = "measured.json"  # says of a checkpoint which fold it had not heard
 OTHER_EXAMPLES, OTHER_S = 48, (2.0, 10.0)  # of each kind; seconds
-TEACHER = Recipe(lr=3e-3, ema=0.995, weight_decay=0.02, quarter_share=1.0, half_share=0.0)
-PUPIL = Recipe(steps=1800, lr=2.5e-3, optimiser="muon", ema=0.995, quarter_share=0.94, half_share=0.0)
+TEACHER = Recipe(
+    steps=2000, epoch=500, batch=64, lr=2e-3, ema=0.995, weight_decay=0.02, quarter_share=1.0, half_share=0.0
+)
+PUPIL = Recipe(
+    steps=2600, epoch=650, batch=64, lr=2.5e-3, optimiser="muon", ema=0.995, quarter_share=0.94, half_share=0.0
+)
 
 
 def config() -> ASTConfig:
@@ -115,7 +119,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the ESC-10 folder")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--hold-out", type=int, help="a fold left out of training and measured")
-    parser.add_argument("--steps", type=int, default=PUPIL.steps, help="of the AST; the teacher has as many")
+    parser.add_argument("--steps", type=int, nargs=2, default=(TEACHER.steps, PUPIL.steps), help="of teacher and AST")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=0, help="processes that compose windows; 3 keep a GPU busy")
@@ -143,12 +147,12 @@ def main() -> None:
     if args.device == "cpu":
         pupil.ast.set_attn_implementation("eager")  # backwards the fused kernel takes twice its time there
     how = {"device": args.device, "dtype": torch.bfloat16, "workers": args.workers}
-    recipe = replace(TEACHER, steps=args.steps, seed=args.seed)
+    recipe = replace(TEACHER, steps=args.steps[0], seed=args.seed)
     unfinished = args.out / f"without-{args.hold_out}"  # another fold held out is another run
     (args.out / MEASURED).unlink(missing_ok=True)
     taught = fit(teacher, mixer(args.seed, labelled.time_stride), recipe, unfinished / "teacher", lesson=teach, **how)
     lesson = Learn(taught.averaged().eval().requires_grad_(False))
-    recipe = replace(PUPIL, steps=args.steps, seed=args.seed + 1)
+    recipe = replace(PUPIL, steps=args.steps[1], seed=args.seed + 1)
     check = partial(accuracy, spec=spec, held_out=held_out) if held_out else None
     learned = fit(pupil, mixer(args.seed + 1), recipe, unfinished / "pupil", lesson=lesson, check=check, **how)
     learned.averaged().ast.save_pretrained(args.out, dtype=torch.float16)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from models.audio_spectrogram_transformer import ASTConfig, ASTForAudioClassification
 from models.train.training import placed
 
-WIDTH = 24  # of the first block; each next one is twice as wide
+WIDTH = 48  # of the first block; each next one is twice as wide
 SMOOTHING = 0.02  # how far targets keep away from 0 and 1
 OWN_SHARE = 0.5  # of the truth in what the pupil is to answer; the rest is what the teacher answered
 HINTS = 0.5  # weight of the hints in the pupil's loss

@@ -165,7 +165,7 @@ class Run(Generic[M]):
         self.model = model
         self.recipe = recipe
         self.lesson = lesson or self._classify
-        self.average = AveragedModel(model, avg_fn=recipe.average, use_buffers=True)  # type: ignore[arg-type]
+        self.average = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)  # type: ignore[arg-type]
         self.optimisers = _optimisers(model, recipe)
         self.history: list[Figures] = []
         self.loss = math.nan  # a moving average of it
@@ -194,6 +194,9 @@ class Run(Generic[M]):
         if recipe.is_averaged(step):
             self.average.update_parameters(self.model)
         self._unsettled = loss.detach()
+
+    def _average(self, averages: list[Tensor], values: list[Tensor], n_averaged: Tensor) -> None:
+        self.recipe.average(averages, values, int(self.average.n_averaged))  # the argument lies on the GPU: don't wait
 
     def _classify(self, model: nn.Module, batch: Sequence[Tensor], view: slice, keep: Tensor | None) -> Tensor:
         windows, targets = batch

@@ -28,10 +28,12 @@ def test_the_rate_warms_up_and_falls(decay: str, rates: list[float]) -> None:
 def test_without_a_moving_average_the_result_is_the_mean_of_late_epochs() -> None:
     recipe = Recipe(steps=80, epoch=10, ema=0.0)
     assert [step for step in range(80) if recipe.is_averaged(step)] == [59, 69, 79]
-    mean, values = torch.zeros(1), torch.tensor([3.0, 6.0, 12.0])
-    for n, value in enumerate(values):
-        mean = recipe.average(mean, value, torch.tensor(n))
+    mean, counter = torch.zeros(1), torch.zeros(1, dtype=torch.long)
+    for n, value in enumerate((3.0, 6.0, 12.0)):
+        recipe.average([mean], [torch.tensor([value])], n)
+        recipe.average([counter], [torch.tensor([n])], n)
     assert mean == pytest.approx(7.0)
+    assert counter == 2
 
 
 @pytest.mark.parametrize(
