@@ -4,10 +4,12 @@ Energies of sounds that overlap add up, so a window is a weighted sum of mel ene
 cheaper than mixing waveforms, and every clip's features are computed once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import soxr
 
 from models.fbank import FLOOR, SILENCE, fbank, normalise
 from models.spec import FbankSpec
@@ -22,6 +24,7 @@ LOW_CUT, HIGH_CUT = (0.0, 0.15), (0.72, 1.0)  # shares of the mel bins: up to 30
 ACTIVE_DB = 30.0  # frames this far below a clip's loudest are its pauses …
 FLOOR_DB = 10.0  # … and so are those less than this above the recording's own noise
 STEADY_DB = 15.0  # what lies within this of the loudest is always sound, as `soundscapes.active` has it
+RATES = (16000, 44100, 48000)  # Hz
 KNOTS = np.linspace(-1, 1, 6)  # of a frequency response, over the mel bins
 SMOOTH = 5  # frames over which loudness is taken
 COLUMN_SHARE = 0.4  # of a column's frames make it one in which a label sounds
@@ -65,10 +68,16 @@ class Noise:
     hums: tuple[Floats, ...]
 
 
-def make_noise(rng: np.random.Generator, spec: FbankSpec, window_frames: int) -> Noise:
-    """Backgrounds that hold for any room: white noise (coloured later, in the mel domain), hum of mains and motors."""
-    n = spec.samples(9 * window_frames)
-    white = np.exp(fbank(rng.normal(0, 0.1, n).astype(np.float32), spec))
+def make_noise(rng: np.random.Generator, spec: FbankSpec, window_frames: int, rates: Sequence[int]) -> Noise:
+    """Backgrounds that hold for any room: white noise (coloured later, in the mel domain), hum of mains and motors.
+
+    Resampled from each of `rates` (Hz), as microphones' sound is: where noise went up to 8 kHz and recordings to a little
+    less, a model took any hiss from a microphone for rain.
+    """
+    length_s = 9 * window_frames * spec.frame_hop / spec.sample_rate
+    hisses = [rng.normal(0, 0.1, int(length_s * rate)).astype(np.float32) for rate in rates]
+    resampled = [soxr.resample(hiss, rate, spec.sample_rate) for hiss, rate in zip(hisses, rates, strict=True)]
+    white = np.exp(np.concatenate([fbank(hiss, spec) for hiss in resampled]))
     hums = []
     for base_hz in (50.0, 60.0, 50.0, 60.0, 100.0, 120.0, *rng.uniform(30.0, 250.0, 6)):
         t = np.arange(spec.samples(window_frames + 200)) / spec.sample_rate
@@ -94,16 +103,25 @@ class Mixer:
         window_frames: T of a window.
         seed: of every draw.
         column: frames of a column of patches, to be told also in which of them each label sounds; 0: don't.
+        rates: Hz, at which the backgrounds' microphones sample.
     """
 
     def __init__(
-        self, features: Features, targets: Floats, spec: FbankSpec, window_frames: int, seed: int, *, column: int = 0
+        self,
+        features: Features,
+        targets: Floats,
+        spec: FbankSpec,
+        window_frames: int,
+        seed: int,
+        *,
+        column: int = 0,
+        rates: Sequence[int] = RATES,
     ) -> None:
         self.rng = np.random.default_rng(seed)
         self.spec = spec
         self.n_labels = targets.shape[1]
         self.window_frames = window_frames
-        self.noise = make_noise(self.rng, spec, window_frames)
+        self.noise = make_noise(self.rng, spec, window_frames, rates)
         self.column = column
         self._features = features
         self._sounds = [sound(features[i], tuple(np.flatnonzero(row))) for i, row in enumerate(targets)]
