@@ -25,7 +25,9 @@ DEFAULT = {  # with their options
     "features": (), "forward_cpu": (), "engine": (), "streams": (), "latency": (), "soak": ("--quick",), "delivery": (),
     "parity": (),
 }  # fmt: skip
-BY_NAME = ("forward_gpu", "clips", "detection", "finetune", "gate")  # a GPU, recordings, or hours; gate is in engine
+BY_NAME = (  # a GPU, recordings, scores, or hours; gate is in engine
+    "forward_gpu", "clips", "detection", "thresholds", "finetune", "gate",
+)  # fmt: skip
 KNOWN = (*DEFAULT, *BY_NAME)
 LIMIT_S = 4 * 3600.0  # for one bench: finetune takes an hour and a half
 

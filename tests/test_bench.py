@@ -4,8 +4,13 @@ import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
+
+from streamer.core import Level, Scores, StreamInfo
+from streamer.rules.threshold import Config
 
 ROOT = Path(__file__).parent.parent
 BENCH = ROOT / "bench"
@@ -136,3 +141,34 @@ def test_quick_runs_change_nothing(bench: ModuleType, monkeypatch: pytest.Monkey
 def test_a_document_without_markers_is_left_alone(bench: ModuleType) -> None:
     with pytest.raises(SystemExit, match="put both back"):
         bench.put_between("nothing", "new")
+
+
+# -- thresholds --------------------------------------------------------------------------------------------------------
+
+INFO = StreamInfo("mic", "garage", 0.5, 2.0, 100, ("Bark", "Siren"), ("/m/1", "/m/2"))
+
+
+@pytest.mark.parametrize("options", [
+    {},
+    {"min_windows": 2, "of_windows": 3, "release_s": 0.0},
+    {"smooth_windows": 5, "min_duration_s": 1.0},
+    {"max_duration_s": 2.0, "refractory_s": 3.0, "unless": ["Siren"]},
+])  # fmt: skip
+def test_thresholds_are_tried_on_the_windows_that_matter(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """And what comes out is what the rule would say of all of them."""
+    monkeypatch.syspath_prepend(BENCH)
+    thresholds = importlib.import_module("thresholds")
+    config = Config.model_validate({"labels": ["Bark"], **options})
+    rng = np.random.default_rng(0)
+    loud = np.repeat(rng.random((60, 2)) < 0.3, rng.integers(1, 20, 60), axis=0)
+    scores = np.clip(0.5 * loud + rng.normal(0.15, 0.15, loud.shape), 0, 1).astype(np.float32)
+    windows = [
+        Scores("mic", 50 * i - 150, 50 * i + 50, 50, each, Level(-20.0, -10.0, 0)) for i, each in enumerate(scores)
+    ]
+    heard = thresholds.Heard("mixed-000", INFO, windows, scores, [], windows[-1].end)
+    found = thresholds.events(heard, "Bark", config)
+    everything = thresholds.Heard("mixed-000", INFO, windows, np.ones_like(scores), [], windows[-1].end)
+    assert found == thresholds.events(everything, "Bark", config)
+    assert len(found) > 5

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Self
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, Field, model_validator
 
 from streamer.core import Samples
@@ -37,15 +38,22 @@ class Thresholds(BaseModel):
 class Sound:
     """What was listened for in one window: the label furthest over, else nearest to, its onset threshold.
 
-    `label` is the model's. Any of the labels may be the one that is over its offset threshold.
+    `label` is the model's, `name` its place among the listener's names. Any of these may be over its offset threshold:
+    `over_offset` says of each (N,) whether it is.
     """
 
     label: int
+    name: int
     score: float
     onset_threshold: float
     is_over_onset: bool
-    is_over_offset: bool
+    over_offset: npt.NDArray[np.bool_]
     is_instant: bool
+
+    @property
+    def is_over_offset(self) -> bool:
+        """Whether any is."""
+        return bool(self.over_offset.any())
 
 
 class Listener:
@@ -82,7 +90,7 @@ class Listener:
             if len(each) > 1
         ]
         hasty = within(instant, groups)
-        self._instant = np.array([name in hasty for name in self.names])
+        self.is_instant = np.array([name in hasty for name in self.names])
         self.instant_labels = sorted({index[name] for name in hasty if name in index})
 
     def hear(self, scores: Samples) -> Sound:
@@ -92,16 +100,17 @@ class Listener:
         is_over = margins >= 0
         for group, parts in self._parts:
             is_over[group] &= not is_over[parts].any()
-        hasty = is_over & self._instant
+        hasty = is_over & self.is_instant
         wanted = hasty if hasty.any() else is_over if is_over.any() else np.ones_like(is_over)
         best = int(np.where(wanted, margins, -np.inf).argmax())
         labels, own = self._labels[best], self._own[best]
         return Sound(
             label=labels[int(scores[labels].argmax())] if own is None else own,
+            name=best,
             score=float(heard[best]),
             onset_threshold=float(self._onsets[best]),
             is_over_onset=bool(is_over.any()),
-            is_over_offset=bool((heard >= self._offsets).any()),
+            over_offset=heard >= self._offsets,
             is_instant=bool(hasty.any()),
         )
 

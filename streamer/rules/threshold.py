@@ -1,8 +1,10 @@
 """An event while a label's score is high: two thresholds, N of M windows, and event times finer than the window.
 
-A sound enters a window at its right edge and leaves it at its left edge. So the onset is the start of the newest hop of
-the first window over `onset_threshold`. The last window over `offset_threshold` holds the sound and the next does not:
-it ended between their starts, and the offset is the middle, half a hop after the start of the former.
+Over `onset_threshold` a sound is there, and it lasts as long as it stays over `offset_threshold`, before and after. A
+sound enters a window at its right edge and leaves it at its left edge. So the onset is the start of the newest hop of
+the first window of the unbroken run over `offset_threshold`, but no more than a window's length back. The last window
+of the run holds the sound and the next does not: it ended between their starts, and the offset is the middle, half a
+hop after the start of the former.
 Smoothed scores are those of the window in the middle: smoothing delays the news, not the times that it states.
 """
 
@@ -24,6 +26,7 @@ from streamer.rules._schedule import Schedule
 from streamer.rules.base import Place
 
 Labels = Annotated[list[str], Field(min_length=1)]
+NEVER = np.iinfo(np.int64).max  # a position
 MOST_SMOOTH = 50  # windows: of so many the median of 527 labels takes 0.5 ms, and it grows with them
 SMOOTHING: dict[str, Callable[..., Samples]] = {"median": np.median, "mean": np.mean}
 
@@ -150,6 +153,7 @@ class Rule:
         self._max_duration = config.max_duration_s and place.samples(config.max_duration_s)
         self._recent: deque[Scores] = deque(maxlen=config.smooth_windows)
         self._over: deque[tuple[int, float] | None] = deque(maxlen=config.of_windows)  # onset and score, if over
+        self._since = np.full(len(listener.names), NEVER)  # (N,) where each name's run over offset_threshold began
         self._open: Event | None = None
         self._withheld: Event | None = None
         self._last = (0, 0)  # offset, of a newest one its start, and end of the last window over offset_threshold
@@ -165,9 +169,11 @@ class Rule:
             self._last = (max(window.start, self._last[0]), scores.end)
         elif was_over:
             self._last = (self._last[0] + window.hop // 2, self._last[1])
+        barred = self._barred(window) if self._is_over else ""
+        self._follow(window, is_barred=bool(barred))
         if self._open:
             return self._maybe_end(window)
-        begun = self._begun(window) if self._withheld is None or window.sound.is_instant else None
+        begun = self._begun(window, barred) if self._withheld is None or window.sound.is_instant else None
         self._withheld = begun or self._withheld
         return self._maybe_tell(window, at_once=bool(begun) and window.sound.is_instant) if self._withheld else []
 
@@ -177,6 +183,7 @@ class Rule:
         """End the open event, if any: sound stops at `at`, and what comes later is another stretch."""
         self._over.clear()
         self._recent.clear()
+        self._since[:] = NEVER
         self._withheld = None
         return [self._end(at, self._sounds_to(at), reason)] if self._open else []
 
@@ -196,12 +203,18 @@ class Rule:
             return f"for {self._place.shown(wait)} more an end is too fresh (refractory_s)"
         return self.bar.why(window.smooth, window.scores.level.rms_dbfs, window.onset)
 
-    def _begun(self, window: _Heard) -> Event | None:
+    def _follow(self, window: _Heard, *, is_barred: bool) -> None:
+        """Take note of where each name's run over its offset threshold began; what may not start breaks it."""
+        onset = np.where(self._listener.is_instant, window.scores.end - window.scores.hop, window.onset)
+        goes_on = window.sound.over_offset & (not is_barred)
+        self._since = np.where(goes_on, np.minimum(self._since, onset), NEVER)
+
+    def _begun(self, window: _Heard, barred: str) -> Event | None:
         """The event that begins with this window, if one does."""
         sound, end = window.sound, window.scores.end
-        barred = self._barred(window) if sound.is_over_onset else ""
         counts = sound.is_over_onset and not barred
-        self._over.append((window.onset, sound.score) if counts else None)
+        onset = max(int(self._since[sound.name]), window.start)
+        self._over.append((onset, sound.score) if counts else None)
         over = [found for found in self._over if found]
         if counts and sound.is_instant:
             over = over[-1:]
@@ -216,7 +229,7 @@ class Rule:
             label=sound.label,
             phase=Phase.START,
             at=end,
-            onset=max(over[0][0], self._ended_at),
+            onset=max(min(onset for onset, _ in over), self._ended_at),
             offset=None,
             score=sound.score,
             peak_score=max(peak for _, peak in over),

@@ -26,7 +26,7 @@ from tests.rules.tables import HOP, INFO, check, play, rule, said, windows
      "....(.).....", "start@4 end@4..4 quiet"),             # never before the onset
     ("....5555....",
      "............", ""),
-    ("..594555555.",
+    ("...94555555.",
      "...(.......)", "start@3 end@3..7.5 quiet"),           # once on, offset_threshold holds it
     ("..9944444433",
      "..(.......).", "start@2 end@2..6.5 quiet"),
@@ -48,6 +48,30 @@ def test_a_score_at_a_threshold_is_over_it() -> None:
 
 
 @pytest.mark.parametrize(("scores", "spoke", "events"), [
+    ("..5559......",
+     ".....(......", "start@2"),                            # recognised late, but heard since 2
+    ("..5.59......",
+     ".....(......", "start@4"),                            # from where it was never under offset_threshold
+    ("..5359......",
+     ".....(......", "start@4"),
+    (".555555559..",
+     ".........(..", "start@6"),                            # at most as far back as that window begins
+])  # fmt: skip
+def test_a_sound_began_where_it_was_last_under_the_offset_threshold(scores: str, spoke: str, events: str) -> None:
+    check(scores, spoke, events, onset_threshold=0.6, offset_threshold=0.4, release_s=9.0)
+
+
+def test_of_the_windows_that_count_the_first_goes_back() -> None:
+    check(".55.9.9...", "......(...", "start@4", min_windows=2, of_windows=3, release_s=9.0)
+    check("..559.9...", "......(...", "start@2", min_windows=2, of_windows=3, release_s=9.0)
+    check("55555599..", ".......(..", "start@3", min_windows=2, of_windows=2, release_s=9.0)
+
+
+def test_it_goes_back_no_further_than_the_last_event() -> None:
+    check("..9995559", "..(.)...(", "start@2 end@2..5 max_duration start@5", max_duration_s=3.0)
+
+
+@pytest.mark.parametrize(("scores", "spoke", "events"), [
     ("....9.9.9...",
      "......()....", "start@4 end@4..4 quiet"),             # 4 and 6 make it; the one at 8 is alone again
     ("....9..9....",
@@ -55,7 +79,7 @@ def test_a_score_at_a_threshold_is_over_it() -> None:
     ("....99999...",
      ".....(...)..", "start@4 end@4..5.5 quiet"),           # told later, at the time of the first of them
     ("....95599...",
-     "........()..", "start@7 end@7..7 quiet"),             # only those over onset_threshold count
+     "........()..", "start@4 end@4..5.5 quiet"),           # only those over onset_threshold count
     ("..9....99999",
      "........(...", "start@7"),                            # what is older than 3 windows is forgotten
 ])  # fmt: skip
@@ -255,9 +279,9 @@ def test_it_says_why() -> None:
         "",
         "Bark 0.50 < 0.6",
         "Bark 0.70 >= 0.6: 1 of 2 windows",
-        "Bark 0.80 >= 0.6: started, at 2.00 s",
-        "open since 2.00 s; Bark 0.90",
-        "ended, at 2.00 s: quiet",
+        "Bark 0.80 >= 0.6: started, at 1.00 s",
+        "open since 1.00 s; Bark 0.90",
+        "ended, at 1.50 s: quiet",
         "",
         "",
         "",

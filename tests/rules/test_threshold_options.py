@@ -55,12 +55,21 @@ def test_the_median_of_three_windows(scores: str, spoke: str, events: str) -> No
 
 @pytest.mark.parametrize(("scores", "spoke", "events"), [
     ("....9.9.9.......",
-     "......(....)....", "start@5 end@5..6.5 quiet"),        # 0.3 and 0.6 in turn
+     "......(....)....", "start@3 end@3..6.5 quiet"),        # 0.3 and 0.6 in turn: as early as it ends late
     ("....66666666....",
-     "......(......)..", "start@5 end@5..8.5 quiet"),
+     "......(......)..", "start@4 end@4..8.5 quiet"),
 ])  # fmt: skip
 def test_the_mean_of_three_windows(scores: str, spoke: str, events: str) -> None:
     check(scores, spoke, events, smooth_windows=3, smoothing="mean", onset_threshold=0.5, offset_threshold=0.25)
+
+
+def test_a_run_of_smoothed_scores_begins_with_the_window_in_the_middle() -> None:
+    check("..555999.....", "......(......", "start@2", smooth_windows=3, release_s=9.0)
+    check("..559........", "....(........", "start@2", smooth_windows=3, release_s=9.0, instant=["Bark"])
+
+
+def test_what_was_heard_before_the_end_of_sound_is_another_stretch() -> None:
+    assert broken_off("..5559", at=4) == "start@4"
 
 
 def test_smoothing_begins_anew_after_the_end_of_sound() -> None:
@@ -139,6 +148,13 @@ def test_of_several_the_one_furthest_over_its_threshold_is_reported() -> None:
     one = rule(("Bark", "Siren"), thresholds={"Siren": {"onset": 0.3, "offset": 0.2}})
     [start] = play(one, *rows(Bark="..8", Siren="..6"))
     assert LABELS[start.label] == "Siren"
+
+
+def test_a_sound_is_not_older_for_another_that_was_there() -> None:
+    one = rule(("Bark", "Siren"), thresholds={"Siren": {"onset": 0.3, "offset": 0.2}})
+    [start] = play(one, *rows(Bark=".5555",
+                              Siren="...24"))  # fmt: skip
+    assert (said([start]), LABELS[start.label]) == ("start@3", "Siren")
 
 
 ALARM = {"Alarm": ["Siren", "Smoke alarm"]}
@@ -231,6 +247,16 @@ def test_a_withheld_start_has_begun_and_is_told_whatever_comes_beside_it() -> No
     assert (when(found, 14), said(found)) == (".......(....).", "start@2 end@2..8.5 quiet")
     options = {"schedule": {"hours": "20:00-22:00", "time_zone": "Europe/Berlin"}, "min_level_dbfs": -22.0}
     check("..99999999..", ".......(..).", "start@2 end@2..6.5 quiet", min_duration_s=2.0, **options)
+
+
+def test_a_sound_is_not_older_than_what_kept_it_from_starting() -> None:
+    found = play(rule(unless=["Television"]), *rows(Bark="5555559", Television="...9..."))
+    assert said(found) == "start@4"
+    check("..555559", ".......(", "start@4", schedule={"hours": "22:00-06:00", "time_zone": "Europe/Berlin"})
+    one = rule(min_level_dbfs=-40.0)
+    levels = [Level(dbfs, -10.0, 0) for dbfs in (-20, -50, -20, -20)]
+    told = [one.update(replace(window, level=level)) for window, level in zip(windows("5559"), levels, strict=True)]
+    assert said(told[-1]) == "start@2"
 
 
 def test_unless_takes_groups_and_a_threshold() -> None:

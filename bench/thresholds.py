@@ -1,0 +1,216 @@
+"""Which thresholds would have been best: other ones on scores that `bench/detection.py --scores` saved.
+
+    python bench/thresholds.py --scores DIR [DIR ...] [--quick] [--config FILE]
+
+Several folders, as of several folds with a model each that had not heard them, are counted as one. For each label that
+rules listen for: the rule as it is, then onset thresholds of 0.15 to 0.85 (offset: 0.6 of it) with one window, or two
+of three, that make a start; whatever else its rule says stays. The pick has the highest F1 (1 s), then the fewest false
+events among other sounds. Half a minute for each two and a half hours.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from detection import KINDS, per_hour
+from figures import figure, finish
+
+from models.train.detections import Found
+from models.train.soundscapes import Truth
+from streamer import cli_shared, edges
+from streamer.calibration import info_of
+from streamer.core import Phase, Reason, Scores, StreamInfo
+from streamer.detections import Figures, labels_of, mean, measure, percentile, with_threshold_rules
+from streamer.replay import header_of, replay
+
+ONSETS = [round(0.15 + 0.05 * i, 2) for i in range(15)]
+OFFSET_SHARE = 0.6  # of the onset threshold
+NEEDED = {1: 1, 2: 3}  # min_windows and the of_windows that go with it
+COLLAR = 1  # of `COLLARS_S`: one second
+FALSE = [kind for kind in KINDS if kind != "mixed"]
+HEADINGS = f"onset offset min  F1 1 s inter missed false  {' '.join(f'{kind:>7}' for kind in FALSE)} /h   late"
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One soundscape: the windows, each label's scores by window, what sounds, and where the sound stops."""
+
+    name: str
+    info: StreamInfo
+    windows: list[Scores]
+    scores: np.ndarray
+    truths: list[Truth]
+    stops: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What thresholds of a label would have made of all soundscapes; `f1` is that of each folder."""
+
+    figures: Figures
+    false: dict[str, float]
+    f1: list[float | None]
+
+    @property
+    def merit(self):
+        """The higher, the better."""
+        return round(self.figures.f1[COLLAR] or 0.0, 4), -self.false["other"]
+
+
+# -- what was heard ----------------------------------------------------------------------------------------------------
+
+
+def read(folder, settings, stream):
+    """All soundscapes of a folder of saved scores."""
+    silent = settings.model_copy(update={"rules": {}})
+    heard = []
+    for path in sorted(folder.glob("*.scores")):
+        truth = path.with_suffix(".json")
+        if not truth.exists():  # whoever saved them was stopped
+            continue
+        header = header_of(path)
+        *windows, end = [step.output for step in replay(path, silent, stream, None)]
+        truths = [Truth(**each) for each in json.loads(truth.read_text(encoding="utf-8"))]
+        info = info_of(header.spec, header.hop_s, settings, stream)
+        scores = np.array([window.scores for window in windows])
+        heard.append(Heard(path.stem, info, windows, scores, truths, end.at))
+    return heard
+
+
+def made_by(folders):
+    """What each folder is of; they must agree in how the model looks."""
+    if empty := [str(folder) for folder in folders if not (folder / "made_by.json").exists()]:
+        raise SystemExit(f"--scores: no scores in {', '.join(empty)}; bench/detection.py --scores DIR makes some")
+    each = {folder: json.loads((folder / "made_by.json").read_text(encoding="utf-8")) for folder in folders}
+    if len({(one["hop_s"], one["window_frames"]) for one in each.values()}) > 1:
+        raise SystemExit(f"--scores: other hops or windows have other thresholds: {each}; try them one by one")
+    return each
+
+
+# -- what a rule makes of it -------------------------------------------------------------------------------------------
+
+
+def events(heard, label, config):
+    """Its events of one label, by the rule itself.
+
+    It is shown what is over the offset threshold, and around that what it may look back to or wait for: of the rest,
+    most of all windows, it would say nothing.
+    """
+    rule = edges.build_rule(config, "rule", heard.info, lambda position: None)
+    over = heard.scores[:, heard.info.labels.index(label)] >= config.offset_threshold
+    after = int(config.release_s / heard.info.hop_s) + config.of_windows + config.smooth_windows + 1
+    shown = np.convolve(over, np.ones(after + config.smooth_windows))[config.smooth_windows - 1 :][: len(over)] > 0.5
+    found, told_s, rate = [], 0.0, heard.info.sample_rate
+    news = [event for i in np.flatnonzero(shown) for event in rule.update(heard.windows[i])]
+    for event in news + rule.flush(heard.stops, Reason.SOURCE_END):
+        if event.phase == Phase.START:
+            told_s = event.at / rate
+        else:
+            found.append(Found(event.onset / rate, event.offset / rate, label, told_s, event.peak_score))
+    return found
+
+
+def outcome(folders, label, config):
+    """What a rule for one label makes of all folders."""
+    pairs = [
+        [(heard.name, (heard.truths, events(heard, label, config))) for heard in folder] for folder in folders.values()
+    ]
+    each = [measure(label, [pair for name, pair in of_one if name.startswith("mixed")]) for of_one in pairs]
+    false = {
+        kind: per_hour(label, [pair for of_one in pairs for name, pair in of_one if name.startswith(kind)])
+        for kind in FALSE
+    }
+    return Outcome(sum(each, Figures()), false, [figures.f1[COLLAR] for figures in each])
+
+
+def alone(config, label):
+    """A rule's options, for one of its labels."""
+    onset, offset = config.thresholds_of(label)
+    only = {"labels": [label], "thresholds": {}, "instant": [name for name in config.instant if name == label]}
+    return config.model_copy(update=only | {"onset_threshold": onset, "offset_threshold": offset})
+
+
+def others(config, onsets):
+    """The same with other thresholds."""
+    for min_windows, of_windows in NEEDED.items():
+        for onset in onsets:
+            offset = round(OFFSET_SHARE * onset, 3)
+            needed = {"min_windows": min_windows, "of_windows": of_windows}
+            yield config.model_copy(update={"onset_threshold": onset, "offset_threshold": offset} | needed)
+
+
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+
+def row(config, one, mark=""):
+    """One setting for people."""
+    counts, f1 = one.figures.told.counts, one.figures.f1
+    setting = f"{config.onset_threshold:5.2f} {config.offset_threshold:6.3f} {config.min_windows:3d}"
+    false = " ".join(f"{one.false[kind]:7.1f}" for kind in FALSE)
+    late = percentile(one.figures.told.latency_s, 50)
+    folds = "  F1 by folder" + "".join(map(shown, one.f1)) if len(one.f1) > 1 else ""
+    said = f"{shown(f1[COLLAR])}  {shown(f1[-1])} {counts.missed:6d} {counts.false:5d}"
+    return f"{setting}   {said}  {false}   {late:6.2f}{folds}{mark}"
+
+
+def shown(f1):
+    return "    -" if f1 is None else f"{f1:5.2f}"
+
+
+def sweep(folders, label, now, onsets):
+    """Print what each setting of a label does; return the options picked, what they do, and what those of now do."""
+    print(f"\n{label}: {measure(label, [(each.truths, []) for f in folders.values() for each in f]).sounds} sounds")
+    present = outcome(folders, label, now)
+    print(HEADINGS, row(now, present, "  now"), sep="\n")
+    tried = [(config, outcome(folders, label, config)) for config in others(now, onsets)]
+    best = max((one for _, one in tried), key=lambda one: one.merit)
+    for config, one in tried:
+        print(row(config, one, "  <- pick" if one is best else ""), flush=True)
+    return next(config for config, one in tried if one is best), best, present
+
+
+def report(picks):
+    """Print the picks of all labels, and what they would bring."""
+    print("\npicks")
+    for label, (config, best, _) in picks.items():
+        print(f"{label:<28} {row(config, best)}")
+    for name, place in (("now", 2), ("picks", 1)):
+        each = [pick[place] for pick in picks.values()]
+        total = sum((one.figures for one in each), Figures())
+        f1 = " ".join(shown(mean(one.figures.f1[i] for one in each)) for i in range(3))
+        false = ", ".join(f"{sum(one.false[kind] for one in each):.1f} {kind}" for kind in FALSE)
+        late, counts = percentile(total.told.latency_s, 50), total.told.counts
+        print(f"{name}: F1 0.5 s, 1 s, inter. {f1}; {counts.missed} missed, {counts.false} false, late {late:.2f} s;")
+        print(f"  events/h: {false}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--scores", type=Path, nargs="+", default=[], metavar="DIR", help="folders of saved scores")
+    parser.add_argument("--quick", action="store_true", help="every third threshold")
+    parser.add_argument("-c", "--config", type=Path)
+    args = parser.parse_args()
+    f1 = {"name": "event_f1_one_second_picked", "unit": "F1", "goal": 0.6, "better": "higher"}
+    if not args.scores:
+        return finish("thresholds", [figure(value=None, why="no scores: --scores DIR, of bench/detection.py", **f1)])
+    for folder, made in made_by(args.scores).items():
+        print(f"{folder}: {made}")
+    settings = cli_shared.settings_of(args)
+    stream = next(iter(settings.streams))
+    settings = with_threshold_rules(settings, stream)
+    folders = {folder: read(folder, settings, stream) for folder in args.scores}
+    known = next(iter(folders.values()))[0].info.labels
+    rules = list(settings.rules_of(stream).values())
+    picks = {}
+    for label in labels_of(settings, stream, known):
+        now = next(rule for rule in rules if rule.labels == "any" or label in rule.labels)
+        picks[label] = sweep(folders, label, alone(now, label), ONSETS[::3] if args.quick else ONSETS)
+    report(picks)
+    picked = mean(best.figures.f1[COLLAR] for _, best, _ in picks.values())
+    return finish("thresholds", [figure(value=round(picked, 4), **f1)])
+
+
+if __name__ == "__main__":
+    main()
