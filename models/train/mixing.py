@@ -71,11 +71,10 @@ class Noise:
 def make_noise(rng: np.random.Generator, spec: FbankSpec, window_frames: int, rates: Sequence[int]) -> Noise:
     """Backgrounds that hold for any room: white noise (coloured later, in the mel domain), hum of mains and motors.
 
-    Resampled from each of `rates` (Hz), as microphones' sound is: where noise went up to 8 kHz and recordings to a little
-    less, a model took any hiss from a microphone for rain.
+    The noise is sampled at each of `rates` (Hz) and resampled, which takes a little off its top.
     """
-    length_s = 9 * window_frames * spec.frame_hop / spec.sample_rate
-    hisses = [rng.normal(0, 0.1, int(length_s * rate)).astype(np.float32) for rate in rates]
+    length_s = spec.samples(9 * window_frames) / spec.sample_rate
+    hisses = [rng.normal(0, 0.1, round(length_s * rate)).astype(np.float32) for rate in rates]
     resampled = [soxr.resample(hiss, rate, spec.sample_rate) for hiss, rate in zip(hisses, rates, strict=True)]
     white = np.exp(np.concatenate([fbank(hiss, spec) for hiss in resampled]))
     hums = []

@@ -102,6 +102,28 @@ class Learn:
         return loss
 
 
+class Correct:
+    """Loss of a classifier that goes on with what it got wrong: the truth for those labels, else also what it answered.
+
+    Args:
+        before: the classifier as it was, in evaluation mode.
+        wrong: positions of the labels.
+    """
+
+    def __init__(self, before: ASTForAudioClassification, wrong: list[int]) -> None:
+        self.before = before
+        self.wrong = wrong
+
+    def __call__(self, model: nn.Module, batch: Sequence[Tensor], view: slice, keep: Tensor | None) -> Tensor:
+        """Half the truth and half its earlier answer, but for the labels it got wrong."""
+        windows, labels = batch
+        whole = placed(windows, view, self.before.config)
+        with torch.no_grad():
+            answer = self.before(whole, keep=keep).logits.float().sigmoid()
+        answer[:, self.wrong] = labels[:, self.wrong]
+        return _error(model(whole, keep=keep).logits, OWN_SHARE * labels + (1 - OWN_SHARE) * answer)
+
+
 def _kept(hint: Tensor, keep: Tensor | None, view: slice, config: ASTConfig) -> Tensor:
     """Of a view's patches (B, F * S, D), time fastest, those in `keep`, which counts the whole window's patches."""
     if keep is None:

@@ -71,6 +71,7 @@ def train(
     *,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    workers: int = 0,
     check: Callable[[ASTForAudioClassification], Figures] | None = None,
     watch: Callable[[Figures], None] | None = None,
 ) -> list[Figures]:
@@ -85,7 +86,7 @@ def train(
     Raises:
         DataError: as `fit`.
     """
-    run = fit(model, examples, recipe, folder, device=device, dtype=dtype, check=check, watch=watch)
+    run = fit(model, examples, recipe, folder, device=device, dtype=dtype, workers=workers, check=check, watch=watch)
     averaged = run.averaged()
     assert isinstance(averaged, ASTForAudioClassification)
     averaged.save_pretrained(folder, dtype=torch.float16)

@@ -75,10 +75,10 @@ def test_a_killed_run_goes_on_exactly_where_it_was(tmp_path, monkeypatch):
     recipe = Recipe(steps=6, epoch=3, batch=2, warmup=2)
     monkeypatch.setattr(training, "SAVE_S", 0.0)
 
-    def run(folder, check=None):
+    def run(folder, check=None, workers=0):
         torch.manual_seed(0)
         model = ASTForAudioClassification(config)
-        train(model, make_mixer(), recipe, folder, check=check)
+        train(model, make_mixer(), recipe, folder, check=check, workers=workers)
         return ASTForAudioClassification.from_pretrained(folder).state_dict()
 
     def die(model):
@@ -89,6 +89,8 @@ def test_a_killed_run_goes_on_exactly_where_it_was(tmp_path, monkeypatch):
         run(tmp_path / "killed", check=die)  # after step 3; saved after step 2
     resumed = run(tmp_path / "killed")
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    helped = run(tmp_path / "helped", workers=2)
+    assert all(torch.equal(straight[name], helped[name]) for name in straight)
 
 
 @pytest.mark.parametrize("n_frames", [1, 2, 8, 30])
