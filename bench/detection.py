@@ -127,13 +127,19 @@ def check_same(folder, made_by):
 
 def row(label, one, false):
     """One label for people; `false` are the events an hour in rooms and among other sounds."""
-    f1 = " ".join("    -" if f1 is None else f"{f1:5.2f}" for f1 in one.f1)
     noticed, counts = one.told, one.told.counts
-    late = f"{percentile(noticed.latency_s, 50):6.2f} {percentile(noticed.latency_s, 95):6.2f}"
-    errors = f"{median_error(noticed.onset_s):6.2f} {median_error(noticed.offset_s):6.2f}"
-    rates = " ".join(f"{false[kind]:5.1f}" for kind in KINDS if kind != "mixed")
+    times = (
+        *(percentile(noticed.latency_s, share) for share in (50, 95)),
+        *map(median_error, (noticed.onset_s, noticed.offset_s)),
+    )
+    rates = " ".join(cell(false[kind], 5, 1) for kind in KINDS if kind != "mixed")
     shares = f"{one.sounds:4d} {counts.missed:6d} {counts.false:5d}  {rates}"
-    return f"{label:<28} {shares}  {f1}  {late}  {errors}"
+    return f"{label:<28} {shares}  {' '.join(cell(f1, 5) for f1 in one.f1)}  {' '.join(cell(t, 6) for t in times)}"
+
+
+def cell(value, width, digits=2):
+    """A number of the table, or a dash where there is nothing to say."""
+    return f"{'-':>{width}}" if value is None or math.isnan(value) else f"{value:{width}.{digits}f}"
 
 
 def psds(heard, labels):
