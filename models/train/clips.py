@@ -25,7 +25,7 @@ class Clips:
         targets: (n, C), 1 where a recording has a label, else 0; backgrounds have none.
         spec: its mean and std normalise the windows.
         window_frames: T of a window.
-        seed: of every draw.
+        seed: of what is drawn until `rng` is set.
         mixup: share of the windows that are a mix of two clips.
         max_freq_mask: mel bins hidden at most (the authors: 48 for AudioSet and Speech Commands, 24 for ESC-50).
         max_time_mask: frames hidden at most; None for 3/16 of the window.

@@ -19,8 +19,9 @@ Floats = npt.NDArray[np.float32]
 N_SOUNDS = (0.12, 0.62, 0.2, 0.06)  # how often a window holds 0, 1, 2, 3 labelled sounds
 OTHER_SHARE = 0.2  # of the sounds are recordings without a label, where there are any
 SNR_DB, CLEAR_DB, CLEAR_SHARE = (-6.0, 25.0), (25.0, 45.0), 0.25  # over the background: in rooms, and as clips come
-HUM_SHARE, ECHO_SHARE, BAND_SHARE, CUT_SHARE = 0.35, 0.4, 0.15, 0.16
-LOW_CUT, HIGH_CUT = (0.0, 0.15), (0.72, 1.0)  # shares of the mel bins: up to 300 Hz and from 3.6 kHz may be gone
+HUM_SHARE, ECHO_SHARE, BAND_SHARE = 0.35, 0.4, 0.15  # of backgrounds, of sounds, of windows
+CUT_SHARE = 0.16  # of windows begin or end within sound, as streams and short files do; rare where a stream runs
+LOW_CUT, HIGH_CUT = (0.0, 0.15), (0.72, 1.0)  # shares of the mel bins: up to 350 Hz and from 3.6 kHz may be gone
 ACTIVE_DB = 30.0  # frames this far below a clip's loudest are its pauses …
 FLOOR_DB = 10.0  # … and so are those less than this above the recording's own noise
 STEADY_DB = 15.0  # what lies within this of the loudest is always sound, as `soundscapes.active` has it
@@ -100,7 +101,7 @@ class Mixer:
             are recordings without one, which are to mean nothing.
         spec: the filterbank the features were made with.
         window_frames: T of a window.
-        seed: of every draw.
+        seed: of the backgrounds, and of what is drawn until `rng` is set.
         column: frames of a column of patches, to be told also in which of them each label sounds; 0: don't.
         rates: Hz, at which the backgrounds' microphones sample.
     """

@@ -34,7 +34,7 @@ class Thresholds(BaseModel):
         return self
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Sound:
     """What was listened for in one window: the label furthest over, else nearest to, its onset threshold.
 

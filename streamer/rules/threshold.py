@@ -136,6 +136,16 @@ class _Heard:
     hop: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A window over `onset_threshold`: what counted, where it says that began, and where its run says so."""
+
+    name: int
+    onset: int
+    since: int
+    score: float
+
+
 class Rule:
     """One threshold rule on one stream; at most one event is open, or withheld until it lasted long enough."""
 
@@ -152,13 +162,14 @@ class Rule:
         self._min_duration = place.samples(config.min_duration_s)
         self._max_duration = config.max_duration_s and place.samples(config.max_duration_s)
         self._recent: deque[Scores] = deque(maxlen=config.smooth_windows)
-        self._over: deque[tuple[int, float] | None] = deque(maxlen=config.of_windows)  # onset and score, if over
+        self._over: deque[_Counted | None] = deque(maxlen=config.of_windows)
         self._since = np.full(len(listener.names), NEVER)  # (N,) where each name's run over offset_threshold began
         self._open: Event | None = None
         self._withheld: Event | None = None
         self._last = (0, 0)  # offset, of a newest one its start, and end of the last window over offset_threshold
         self._is_over = False  # whether that is the newest one
         self._armed_at = 0  # position from which a start is allowed again
+        self._counted_from = 0  # where the open or withheld event's first window over onset_threshold says it began
         self._ended_at = 0  # offset of the last event: smoothing looks back, but not behind that
 
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
@@ -213,8 +224,8 @@ class Rule:
         """The event that begins with this window, if one does."""
         sound, end = window.sound, window.scores.end
         counts = sound.is_over_onset and not barred
-        onset = max(int(self._since[sound.name]), window.start)
-        self._over.append((onset, sound.score) if counts else None)
+        since = max(int(self._since[sound.name]), window.start)
+        self._over.append(_Counted(sound.name, window.onset, since, sound.score) if counts else None)
         over = [found for found in self._over if found]
         if counts and sound.is_instant:
             over = over[-1:]
@@ -222,6 +233,8 @@ class Rule:
             self.why = self._why_not(window, barred, len(over))
             return None
         self._over.clear()
+        self._counted_from = over[0].onset
+        onset = min(found.since if found.name == sound.name else found.onset for found in over)
         return Event(
             id=self._place.new_id(),
             stream_id=window.scores.stream_id,
@@ -229,10 +242,10 @@ class Rule:
             label=sound.label,
             phase=Phase.START,
             at=end,
-            onset=max(min(onset for onset, _ in over), self._ended_at),
+            onset=max(onset, self._ended_at),
             offset=None,
             score=sound.score,
-            peak_score=max(peak for _, peak in over),
+            peak_score=max(found.score for found in over),
             level_dbfs=window.scores.level.rms_dbfs,
         )
 
@@ -266,7 +279,7 @@ class Rule:
         self._open = replace(self._open, score=score, peak_score=max(score, self._open.peak_score))
         if self._has_left(end):
             return [self._end(end, self._last[0], Reason.QUIET)]
-        if self._max_duration and end - self._open.onset >= self._max_duration:
+        if self._max_duration and end - self._counted_from >= self._max_duration:
             return [self._end(end, self._sounds_to(end), Reason.MAX_DURATION)]
         return []
 

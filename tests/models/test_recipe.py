@@ -36,6 +36,16 @@ def test_without_a_moving_average_the_result_is_the_mean_of_late_epochs() -> Non
     assert counter == 2
 
 
+def test_a_moving_average_forgets_its_start_and_then_as_fast_as_asked() -> None:
+    recipe, average, expected = Recipe(ema=0.5), torch.zeros(1), 0.0
+    for n, decay in enumerate((1 / 20, 2 / 21, 3 / 22)):
+        recipe.average([average], [torch.ones(1)], n)
+        expected = decay * expected + (1 - decay)
+        assert average == pytest.approx(expected)
+    recipe.average([average], [torch.zeros(1)], 1000)
+    assert average == pytest.approx(0.5 * expected)
+
+
 @pytest.mark.parametrize(
     ("options", "targets", "expected"),
     [

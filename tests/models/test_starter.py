@@ -12,7 +12,7 @@ import torch
 
 from models.audio_spectrogram_transformer import ASTForAudioClassification
 from models.fbank import fbank
-from models.spec import FbankSpec
+from models.spec import FbankSpec, ModelSpec
 from models.train import starter
 from models.train.mixing import make_noise
 from models.train.teacher import Correct
@@ -48,8 +48,11 @@ def test_a_run_leaves_a_checkpoint_that_says_which_fold_it_had_not_heard(esc10, 
         starter.main()
         return ASTForAudioClassification.from_pretrained(folder)
 
+    rates, make = [], starter.Mixer
+    monkeypatch.setattr(starter, "Mixer", lambda *a, **k: rates.append(k["rates"]) or make(*a, **k))
     out = tmp_path / "hold2"
     assert len(run(out, "--hold-out", "2").config.id2label) == 13
+    assert rates == [(16000,), (16000,), (16000, 44100, 48000)]
     measured = json.loads((out / starter.MEASURED).read_text())
     assert measured.keys() == {"hold_out", "seed", "top1"}
     assert (measured["hold_out"], measured["seed"]) == (2, 0)
@@ -60,7 +63,7 @@ def test_a_run_leaves_a_checkpoint_that_says_which_fold_it_had_not_heard(esc10, 
     assert not (out / starter.MEASURED).exists()
 
 
-def test_backgrounds_and_what_is_made_come_through_microphones_of_the_rates_asked_for():
+def test_backgrounds_and_what_is_made_come_through_microphones_of_the_rates_asked_for(monkeypatch):
     def top_db(frames):
         return 10 * np.log10(np.exp(frames[:, -2:]).mean() / np.exp(frames[:, 100:110]).mean())
 
@@ -71,6 +74,14 @@ def test_backgrounds_and_what_is_made_come_through_microphones_of_the_rates_aske
     assert len(both) == sum(map(len, noises.values()))
     hiss = np.random.default_rng(1).normal(0, 0.1, 32000).astype(np.float32)
     assert starter._sampled(hiss, 16000) is hiss
+    for name in ("ALARM_EXAMPLES", "OTHER_EXAMPLES"):
+        monkeypatch.setattr(starter, name, 1)
+    hisses = [lambda rng, n, rate: rng.normal(0, 1, n).astype(np.float32)]
+    monkeypatch.setattr(starter, "OTHERS", dict(enumerate(hisses)))
+    spec = ModelSpec(name="", revision="", labels=tuple(starter.LABELS), label_ids=None, window_frames=256)
+    monkeypatch.setattr(starter, "ALARMS", {})
+    made = {rate: top_db(starter.material([], spec, 0, (rate,))[0][0]) for rate in noises}
+    assert made[16000] > made[48000] + 3
     sampled = starter._sampled(hiss, 48000)
     assert len(sampled) == len(hiss)
     assert top_db(fbank(sampled, FbankSpec())) < tops[16000] - 3

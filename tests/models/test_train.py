@@ -1,5 +1,7 @@
 """Training material and the training loop, small enough for a unit test."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from models.train.features import Features
 from models.train.mixing import Mixer
 from models.train.recipe import Recipe
 from models.train.teacher import Learn, Pupil, Teacher, _kept, teach
-from models.train.training import fit, train
+from models.train.training import Batches, fit, placed, train
 
 RATE = 16000
 SPEC = FbankSpec()
@@ -62,6 +64,31 @@ def test_labels_say_what_is_heard():
     assert 0.2 < labels.mean() < 0.8
 
 
+def test_what_a_step_learns_from_depends_on_seed_and_step_alone():
+    config = ASTConfig(max_length=512, frequency_stride=16, time_stride=16)
+    steps = {
+        (seed, step): Batches(make_mixer(), Recipe(steps=4, batch=2, seed=seed), config)[step]
+        for seed in (0, 1)
+        for step in (1, 2)
+    }
+    again = Batches(make_mixer(), Recipe(steps=4, batch=2, seed=0), config)
+    assert again[2][0] == steps[0, 2][0]  # whatever came before
+    assert torch.equal(again[2][2][0], steps[0, 2][2][0])
+    drawn = [windows.flatten()[:1000] for _, _, (windows, _) in steps.values()]
+    assert not any(torch.equal(a, b) for a, b in combinations(drawn, 2))
+
+
+def test_the_view_lies_where_the_patches_that_are_kept_look_for_it():
+    config = ASTConfig(max_length=512)
+    windows, view = torch.randn(2, 128, 128), slice(160, 288)
+    whole = placed(windows, view, config)
+    assert whole.shape == (2, 512, 128)
+    assert torch.equal(whole[:, view], windows)
+    assert not whole[:, :160].any()
+    assert not whole[:, 288:].any()
+
+
+@pytest.mark.filterwarnings("default:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 of workers
 def test_a_killed_run_goes_on_exactly_where_it_was(tmp_path, monkeypatch):
     config = ASTConfig(
         hidden_size=16,
@@ -123,6 +150,34 @@ def test_columns_say_when_a_label_sounds():
     power = np.exp(windows * 2 * SPEC.std + SPEC.mean).sum(axis=2).reshape(64, 16, 16).mean(axis=2)
     loud, quiet = (np.log(power)[columns.any(axis=2) == sounds] for sounds in (True, False))
     assert np.median(loud) > np.median(quiet) + 1
+
+
+@pytest.mark.parametrize(("bins", "moved"), [(2, [0, 0, 0, 1, 2]), (0, [0, 1, 2, 3, 4]), (-2, [2, 3, 4, 4, 4])])
+def test_sounds_move_in_pitch_by_whole_bins(bins, moved):
+    energy = np.arange(5, dtype=np.float32)[None].repeat(3, axis=0)
+    assert mixing._shift(energy, bins).tolist() == [moved] * 3
+
+
+def test_some_windows_lack_what_a_narrow_band_lacks(monkeypatch):
+    def lows(share):
+        monkeypatch.setattr(mixing, "BAND_SHARE", share)
+        monkeypatch.setattr(mixing, "CUT_SHARE", 0.0)
+        windows, _ = make_mixer().batch(100, 96)
+        top = np.exp(windows[:, :, -1] * 2 * SPEC.std + SPEC.mean).mean(axis=1)
+        return np.median(top)
+
+    assert lows(1.0) < 0.01 * lows(0.0)
+
+
+def test_some_rooms_hum(monkeypatch):
+    def overtones(share):  # how far single bins stand out of the background
+        monkeypatch.setattr(mixing, "HUM_SHARE", share)
+        mixer = make_mixer()
+        spectra = np.array([mixer._background(96, -30.0).mean(axis=0) for _ in range(60)])
+        shape = 10 * np.log10((spectra / mixer.noise.white.mean(axis=0))[:, 5:60])
+        return np.median(np.abs(np.diff(shape, axis=1)).max(axis=1))
+
+    assert overtones(1.0) > 2 * overtones(0.0)
 
 
 def test_an_echo_decays_by_60_db_in_its_time():

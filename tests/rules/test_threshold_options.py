@@ -155,6 +155,27 @@ def test_a_sound_is_not_older_for_another_that_was_there() -> None:
     [start] = play(one, *rows(Bark=".5555",
                               Siren="...24"))  # fmt: skip
     assert (said([start]), LABELS[start.label]) == ("start@3", "Siren")
+    one = rule(("Bark", "Siren"), onset_threshold=0.6, offset_threshold=0.4, min_windows=2, of_windows=2)
+    start, _ = play(one, *rows(Bark=".55559....",
+                               Siren="......9..."))  # fmt: skip
+    assert (said([start]), LABELS[start.label]) == ("start@5", "Siren")  # where the first window that counts has it
+
+
+def test_what_came_before_the_onset_threshold_does_not_end_an_event_sooner() -> None:
+    check(".555559999..", "......(..)..", "start@3 end@3..10 max_duration",
+          onset_threshold=0.6, offset_threshold=0.4, max_duration_s=4, refractory_s=4)  # fmt: skip
+
+
+@pytest.mark.parametrize(("scores", "spoke", "events"), [
+    ("..5559999999......",
+     ".........(..).....", "start@2 end@2..8.5 quiet"),
+    (".....9999999......",
+     "..................", ""),
+])  # fmt: skip
+def test_what_came_before_the_onset_threshold_counts_towards_the_least_duration(
+    scores: str, spoke: str, events: str
+) -> None:
+    check(scores, spoke, events, onset_threshold=0.6, offset_threshold=0.4, min_duration_s=4)
 
 
 ALARM = {"Alarm": ["Siren", "Smoke alarm"]}
