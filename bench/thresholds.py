@@ -11,11 +11,12 @@ hours.
 
 import argparse
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from detection import KINDS, per_hour
+from detection import KINDS, cell, per_hour, rounded
 from figures import figure, finish
 
 from models.train.detections import Found
@@ -23,7 +24,7 @@ from models.train.soundscapes import Truth
 from streamer import cli_shared, edges
 from streamer.calibration import info_of
 from streamer.core import Phase, Reason, Scores, StreamInfo
-from streamer.detections import Figures, labels_of, mean, measure, percentile, with_threshold_rules
+from streamer.detections import Figures, labels_of, mean, measure, percentile, wanted_by, with_threshold_rules
 from streamer.replay import header_of, replay
 
 ONSETS = [round(0.15 + 0.05 * i, 2) for i in range(15)]
@@ -60,6 +61,11 @@ class Outcome:
         """F1 (1 s)."""
         return self.figures.f1[COLLAR] or 0.0
 
+    @property
+    def cries(self):
+        """False events an hour, of all kinds of soundscapes that there are."""
+        return sum(rate for rate in self.false.values() if not math.isnan(rate))
+
 
 # -- what was heard ----------------------------------------------------------------------------------------------------
 
@@ -83,7 +89,7 @@ def read(folder, settings, stream):
 
 def made_by(folders):
     """What each folder is of; they must agree in how the model looks."""
-    if empty := [str(folder) for folder in folders if not (folder / "made_by.json").exists()]:
+    if empty := [str(f) for f in folders if not ((f / "made_by.json").exists() and any(f.glob("*.scores")))]:
         raise SystemExit(f"--scores: no scores in {', '.join(empty)}; bench/detection.py --scores DIR makes some")
     each = {folder: json.loads((folder / "made_by.json").read_text(encoding="utf-8")) for folder in folders}
     if len({(one["hop_s"], one["window_frames"]) for one in each.values()}) > 1:
@@ -150,15 +156,11 @@ def row(config, one, mark=""):
     """One setting for people."""
     counts, f1 = one.figures.told.counts, one.figures.f1
     setting = f"{config.onset_threshold:5.2f} {config.offset_threshold:6.3f} {config.min_windows:3d}"
-    false = " ".join(f"{one.false[kind]:7.1f}" for kind in FALSE)
-    late = percentile(one.figures.told.latency_s, 50)
-    folds = "  F1 by folder" + "".join(map(shown, one.f1)) if len(one.f1) > 1 else ""
-    said = f"{shown(f1[COLLAR])}  {shown(f1[-1])} {counts.missed:6d} {counts.false:5d}"
-    return f"{setting}   {said}  {false}   {late:6.2f}{folds}{mark}"
-
-
-def shown(f1):
-    return "    -" if f1 is None else f"{f1:5.2f}"
+    false = " ".join(cell(one.false[kind], 7, 1) for kind in FALSE)
+    late = cell(percentile(one.figures.told.latency_s, 50), 6)
+    folds = "  F1 by folder" + "".join(cell(each, 5) for each in one.f1) if len(one.f1) > 1 else ""
+    said = f"{cell(f1[COLLAR], 5)}  {cell(f1[-1], 5)} {counts.missed:6d} {counts.false:5d}"
+    return f"{setting}   {said}  {false}   {late}{folds}{mark}"
 
 
 def sweep(folders, label, now, onsets):
@@ -168,7 +170,7 @@ def sweep(folders, label, now, onsets):
     print(HEADINGS, row(now, present, "  now"), sep="\n")
     tried = [(config, outcome(folders, label, config)) for config in others(now, onsets)]
     enough = max(one.merit for _, one in tried) - CHANCE
-    best = min((one for _, one in tried if one.merit >= enough), key=lambda one: (sum(one.false.values()), -one.merit))
+    best = min((one for _, one in tried if one.merit >= enough), key=lambda one: (one.cries, -one.merit))
     for config, one in tried:
         print(row(config, one, "  <- pick" if one is best else ""), flush=True)
     return next(config for config, one in tried if one is best), best, present
@@ -182,10 +184,10 @@ def report(picks):
     for name, place in (("now", 2), ("picks", 1)):
         each = [pick[place] for pick in picks.values()]
         total = sum((one.figures for one in each), Figures())
-        f1 = " ".join(shown(mean(one.figures.f1[i] for one in each)) for i in range(3))
-        false = ", ".join(f"{sum(one.false[kind] for one in each):.1f} {kind}" for kind in FALSE)
-        late, counts = percentile(total.told.latency_s, 50), total.told.counts
-        print(f"{name}: F1 0.5 s, 1 s, inter. {f1}; {counts.missed} missed, {counts.false} false, late {late:.2f} s;")
+        f1 = " ".join(cell(mean(one.figures.f1[i] for one in each), 5) for i in range(3))
+        false = ", ".join(f"{cell(sum(one.false[kind] for one in each), 0, 1)} {kind}" for kind in FALSE)
+        late, counts = cell(percentile(total.told.latency_s, 50), 0), total.told.counts
+        print(f"{name}: F1 0.5 s, 1 s, inter. {f1}; {counts.missed} missed, {counts.false} false, late {late} s;")
         print(f"  events/h: {false}")
 
 
@@ -208,11 +210,11 @@ def main():
     rules = list(settings.rules_of(stream).values())
     picks = {}
     for label in labels_of(settings, stream, known):
-        now = next(rule for rule in rules if rule.labels == "any" or label in rule.labels)
+        now = next(rule for rule in rules if label in wanted_by(rule, known))
         picks[label] = sweep(folders, label, alone(now, label), ONSETS[::3] if args.quick else ONSETS)
     report(picks)
     picked = mean(best.figures.f1[COLLAR] for _, best, _ in picks.values())
-    return finish("thresholds", [figure(value=round(picked, 4), **f1)])
+    return finish("thresholds", [figure(value=rounded(picked), why="no sounds", **f1)])
 
 
 if __name__ == "__main__":

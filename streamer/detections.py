@@ -5,7 +5,7 @@
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -53,12 +53,14 @@ def with_threshold_rules(settings: Settings, stream: str) -> Settings:
 
 def labels_of(settings: Settings, stream: str, known: Sequence[str]) -> list[str]:
     """Those of the `known` labels that threshold rules listen for, in groups too; sorted."""
-    found: set[str] = set()
-    for rule in settings.rules_of(stream).values():
-        if isinstance(rule, threshold.Config):
-            wanted = known if rule.labels == "any" else within(rule.labels, rule.groups)
-            found |= set(wanted) - set(within(rule.unless, rule.groups))
-    return sorted(found.intersection(known))
+    rules = [rule for rule in settings.rules_of(stream).values() if isinstance(rule, threshold.Config)]
+    return sorted(set().union(*(wanted_by(rule, known) for rule in rules)))
+
+
+def wanted_by(rule: threshold.Config, known: Collection[str]) -> set[str]:
+    """Those of the `known` labels that it listens for."""
+    wanted = known if rule.labels == "any" else within(rule.labels, rule.groups)
+    return set(wanted).intersection(known) - set(within(rule.unless, rule.groups))
 
 
 def events(steps: Iterable[Step]) -> list[Found]:
