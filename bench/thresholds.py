@@ -1,9 +1,9 @@
 """Which thresholds would have been best: other ones on scores that `bench/detection.py --scores` saved.
 
-    python bench/thresholds.py --scores DIR [DIR ...] [--quick] [--config FILE]
+    python bench/thresholds.py --scores DIR [DIR ...] [--offset-share 0.2] [--quick] [--config FILE]
 
 Several folders, as of several folds with a model each that had not heard them, are counted as one. For each label that
-rules listen for: the rule as it is, then onset thresholds of 0.15 to 0.85 (offset: 0.6 of it) with one window, or two
+rules listen for: the rule as it is, then onset thresholds of 0.15 to 0.85 (offset: `--offset-share` of it) with one window, or two
 of three, that make a start; whatever else its rule says stays. The pick has the fewest false events in rooms and among
 other sounds of all whose F1 (1 s) is within 0.02 of the best: less is chance. Half a minute for each two and a half
 hours.
@@ -28,7 +28,7 @@ from streamer.detections import Figures, labels_of, mean, measure, percentile, w
 from streamer.replay import header_of, replay
 
 ONSETS = [round(0.15 + 0.05 * i, 2) for i in range(15)]
-OFFSET_SHARE = 0.6  # of the onset threshold
+OFFSET_SHARE = 0.2  # of the onset threshold, by default
 NEEDED = {1: 1, 2: 3}  # min_windows and the of_windows that go with it
 CHANCE = 0.02  # F1; what a dozen sounds of a label tell no better
 COLLAR = 1  # of `COLLARS_S`: one second
@@ -140,11 +140,11 @@ def alone(config, label):
     return config.model_copy(update=only | {"onset_threshold": onset, "offset_threshold": offset})
 
 
-def others(config, onsets):
-    """The same with other thresholds."""
+def others(config, onsets, share):
+    """The same with other thresholds; offsets are a share of onsets."""
     for min_windows, of_windows in NEEDED.items():
         for onset in onsets:
-            offset = round(OFFSET_SHARE * onset, 3)
+            offset = round(share * onset, 3)
             needed = {"min_windows": min_windows, "of_windows": of_windows}
             yield config.model_copy(update={"onset_threshold": onset, "offset_threshold": offset} | needed)
 
@@ -163,12 +163,12 @@ def row(config, one, mark=""):
     return f"{setting}   {said}  {false}   {late}{folds}{mark}"
 
 
-def sweep(folders, label, now, onsets):
+def sweep(folders, label, now, onsets, share):
     """Print what each setting of a label does; return the options picked, what they do, and what those of now do."""
     print(f"\n{label}: {measure(label, [(each.truths, []) for f in folders.values() for each in f]).sounds} sounds")
     present = outcome(folders, label, now)
     print(HEADINGS, row(now, present, "  now"), sep="\n")
-    tried = [(config, outcome(folders, label, config)) for config in others(now, onsets)]
+    tried = [(config, outcome(folders, label, config)) for config in others(now, onsets, share)]
     enough = max(one.merit for _, one in tried) - CHANCE
     best = min((one for _, one in tried if one.merit >= enough), key=lambda one: (one.cries, -one.merit))
     for config, one in tried:
@@ -194,6 +194,7 @@ def report(picks):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--scores", type=Path, nargs="+", default=[], metavar="DIR", help="folders of saved scores")
+    parser.add_argument("--offset-share", type=float, default=OFFSET_SHARE, help="offset threshold over onset threshold")
     parser.add_argument("--quick", action="store_true", help="every third threshold")
     parser.add_argument("-c", "--config", type=Path)
     args = parser.parse_args()
@@ -211,7 +212,7 @@ def main():
     picks = {}
     for label in labels_of(settings, stream, known):
         now = next(rule for rule in rules if label in wanted_by(rule, known))
-        picks[label] = sweep(folders, label, alone(now, label), ONSETS[::3] if args.quick else ONSETS)
+        picks[label] = sweep(folders, label, alone(now, label), ONSETS[::3] if args.quick else ONSETS, args.offset_share)
     report(picks)
     picked = mean(best.figures.f1[COLLAR] for _, best, _ in picks.values())
     return finish("thresholds", [figure(value=rounded(picked), why="no sounds", **f1)])
