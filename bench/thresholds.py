@@ -3,10 +3,10 @@
     python bench/thresholds.py --scores DIR [DIR ...] [--offset-share 0.2] [--quick] [--config FILE]
 
 Several folders, as of several folds with a model each that had not heard them, are counted as one. For each label that
-rules listen for: the rule as it is, then onset thresholds of 0.15 to 0.85 (offset: `--offset-share` of it) with one window, or two
-of three, that make a start; whatever else its rule says stays. The pick has the fewest false events in rooms and among
-other sounds of all whose F1 (1 s) is within 0.02 of the best: less is chance. Half a minute for each two and a half
-hours.
+rules listen for: the rule as it is, then onset thresholds of 0.15 to 0.85 (the offset's is a share of them) with one
+window, or two of three, that make a start; whatever else its rule says stays. The pick has the fewest false events in
+rooms and among other sounds of all whose F1 (1 s) is within 0.02 of the best: less is chance. Half a minute for each
+two and a half hours.
 """
 
 import argparse
@@ -194,7 +194,7 @@ def report(picks):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--scores", type=Path, nargs="+", default=[], metavar="DIR", help="folders of saved scores")
-    parser.add_argument("--offset-share", type=float, default=OFFSET_SHARE, help="offset threshold over onset threshold")
+    parser.add_argument("--offset-share", type=float, default=OFFSET_SHARE, help="of the onset threshold")
     parser.add_argument("--quick", action="store_true", help="every third threshold")
     parser.add_argument("-c", "--config", type=Path)
     args = parser.parse_args()
