@@ -194,7 +194,7 @@ def report(picks):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--scores", type=Path, nargs="+", default=[], metavar="DIR", help="folders of saved scores")
-    parser.add_argument("--offset-share", type=float, default=OFFSET_SHARE, help="of the onset threshold")
+    parser.add_argument("--offset-share", type=float, default=OFFSET_SHARE, help="of onsets")
     parser.add_argument("--quick", action="store_true", help="every third threshold")
     parser.add_argument("-c", "--config", type=Path)
     args = parser.parse_args()
