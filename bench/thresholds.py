@@ -212,7 +212,8 @@ def main():
     picks = {}
     for label in labels_of(settings, stream, known):
         now = next(rule for rule in rules if label in wanted_by(rule, known))
-        picks[label] = sweep(folders, label, alone(now, label), ONSETS[::3] if args.quick else ONSETS, args.offset_share)
+        onsets = ONSETS[::3] if args.quick else ONSETS
+        picks[label] = sweep(folders, label, alone(now, label), onsets, args.offset_share)
     report(picks)
     picked = mean(best.figures.f1[COLLAR] for _, best, _ in picks.values())
     return finish("thresholds", [figure(value=rounded(picked), why="no sounds", **f1)])
