@@ -1,7 +1,7 @@
 """What the live line hears in an hour of soundscapes, and what it makes up in another hour: docs/detection.md.
 
     python bench/detection.py [--quick] [--data FOLDER] [--fold N] [--seed S] [--config FILE] [--model M] [--scores DIR]
-                              [--perfect] [--rooms HOURS]
+                              [--perfect] [--rooms HOURS] [--alarms HOURS]
 
 FOLDER holds a sub-folder per ESC-10 class; alarms, rooms and other sounds are made in code. With --scores the model's
 scores are kept in DIR: other rules are then measured in seconds, and a run that was stopped goes on.
@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from figures import figure, finish
 
 from models import checkpoint, load_spec
 from models.train.rooms import OTHERS, STRANGERS
-from models.train.soundscapes import Bank, Truth, bank, compose, made
+from models.train.soundscapes import Bank, Options, Truth, bank, compose, made
 from models.train.starter import LABELS
 from streamer import cli_shared
 from streamer.detections import (
@@ -39,7 +39,9 @@ from streamer.replay import replay
 SECONDS = 300  # of a soundscape
 KINDS = {"mixed": 12, "rooms": 6, "other": 6, "strange": 6}  # how many: with what rules listen for, with nothing, with
 # sounds that the starter was taught to ignore other draws of, and with such as it never heard
+FALSE = ("rooms", "other", "strange")  # all events in these are false
 SMOKE = "Smoke detector, smoke alarm"
+ALARMS, AT_0_DB = "alarms", Options(gap_s=(30.0, 30.0), snr_db=(0.0, 0.0))  # a kind of smoke alarms alone
 PSDS = {  # the two scenarios of DCASE 2021 to 2023, task 4: when is it, and what is it
     "psds_1": {"dtc_threshold": 0.7, "gtc_threshold": 0.7, "cttc_threshold": None, "alpha_ct": 0, "alpha_st": 1},
     "psds_2": {"dtc_threshold": 0.1, "gtc_threshold": 0.1, "cttc_threshold": 0.3, "alpha_ct": 0.5, "alpha_st": 1},
@@ -51,11 +53,13 @@ PSDS = {  # the two scenarios of DCASE 2021 to 2023, task 4: when is it, and wha
 
 def scenes(banks, args):
     """Name → a maker of the soundscape."""
-    numbers = {"rooms": round(args.rooms * 3600 / SECONDS)} if args.rooms else KINDS
-    for number, kind in enumerate(KINDS):
+    asked = {"rooms": args.rooms, ALARMS: args.alarms}
+    numbers = {kind: round(hours * 3600 / SECONDS) for kind, hours in asked.items() if hours} or KINDS
+    for number, kind in enumerate((*KINDS, ALARMS)):
+        made_of, options = banks[kind], AT_0_DB if kind == ALARMS else None
         n = numbers.get(kind, 0)
         for i in range(min(n, 1) if args.quick else n):
-            yield f"{kind}-{i:03}", lambda key=(args.seed, number, i), kind=kind: compose(banks[kind], SECONDS, key)
+            yield f"{kind}-{i:03}", partial(compose, made_of, SECONDS, (args.seed, number, i), options)
 
 
 def banks_of(args, ruled):
@@ -66,7 +70,7 @@ def banks_of(args, ruled):
     other = {label: sounds for label, sounds in every.foregrounds.items() if label not in ruled}
     other |= {name: [made(maker, (2.0, 20.0))] for name, maker in OTHERS.items()}
     strange = {name: [made(maker, (2.0, 20.0))] for name, maker in STRANGERS.items()}
-    kinds = {"mixed": mixed, "rooms": {}, "other": other, "strange": strange}
+    kinds = {"mixed": mixed, "rooms": {}, "other": other, "strange": strange, ALARMS: {SMOKE: every.foregrounds[SMOKE]}}
     return {kind: Bank(sounds, every.backgrounds) for kind, sounds in kinds.items()}
 
 
@@ -125,16 +129,16 @@ def check_same(folder, made_by):
 # -- how well ----------------------------------------------------------------------------------------------------------
 
 
-def row(label, one, false):
+def row(label, one, false, f1):
     """One label for people; `false` are the events an hour in rooms and among other sounds."""
     noticed, counts = one.told, one.told.counts
     times = (
         *(percentile(noticed.latency_s, share) for share in (50, 95)),
         *map(median_error, (noticed.onset_s, noticed.offset_s)),
     )
-    rates = " ".join(cell(false[kind], 5, 1) for kind in KINDS if kind != "mixed")
+    rates = " ".join(cell(false[kind], 5, 1) for kind in FALSE)
     shares = f"{one.sounds:4d} {counts.missed:6d} {counts.false:5d}  {rates}"
-    return f"{label:<28} {shares}  {' '.join(cell(f1, 5) for f1 in one.f1)}  {' '.join(cell(t, 6) for t in times)}"
+    return f"{label:<28} {shares}  {' '.join(cell(each, 5) for each in f1)}  {' '.join(cell(t, 6) for t in times)}"
 
 
 def cell(value, width, digits=2):
@@ -162,23 +166,38 @@ def psds(heard, labels):
 
 
 def report(labels, heard, hop_s):
-    """Print the table and the figures."""
-    kinds = {kind: [pair for name, pair in heard.items() if name.startswith(kind)] for kind in KINDS}
-    print(f"{'label':<28}    n missed false  rooms other str./h  F1 .5 s  1 s inter   late p50  p95   onset offset")
+    """Print the tables and the figures."""
+    kinds = {kind: [pair for name, pair in heard.items() if name.startswith(kind)] for kind in (*KINDS, ALARMS)}
     each = {label: measure(label, kinds["mixed"]) for label in labels}
-    false = {label: {kind: per_hour(label, pairs) for kind, pairs in kinds.items()} for label in labels}
-    for label, one in each.items():
-        print(row(label, one, false[label]))
+    false = {label: {kind: per_hour(label, kinds[kind]) for kind in FALSE} for label in labels}
+    all_false = {kind: sum(rates[kind] for rates in false.values()) for kind in FALSE}
     total = sum(each.values(), Figures())
-    noticed = total.told
-    all_false = {kind: sum(rates[kind] for rates in false.values()) for kind in KINDS}
-    print(row("all", total, all_false))
+    macro = [mean(f1) for f1 in zip(*(one.f1 for one in each.values()), strict=True)]
+    if kinds["mixed"] or kinds["rooms"]:
+        table(each, false, row("all, F1 their mean", total, all_false, macro))
+        by_snr(total.told)
+    alarms = measure(SMOKE, kinds[ALARMS])
+    if kinds[ALARMS]:
+        late = " and ".join(cell(percentile(alarms.told.latency_s, share), 0) for share in (50, 95))
+        missed = f"{alarms.told.counts.missed} of {alarms.sounds}"
+        print(f"smoke alarms at 0 dB in rooms: {missed} missed, late {late} s (p50 and p95)")
+    smoke = {"over": over_0_db(each[SMOKE].told) if SMOKE in each else None, "at": alarms.told.counts.recall}
+    finish("detection", figures(macro, psds(heard, labels), total.told, all_false, smoke=smoke, hop_s=hop_s))
+
+
+def table(each, false, last):
+    """Print what each label did, and the last row."""
+    print(f"{'label':<28}    n missed false  rooms other str./h  F1 .5 s  1 s inter   late p50  p95   onset offset")
+    for label, one in each.items():
+        print(row(label, one, false[label], one.f1))
+    print(last)
+
+
+def by_snr(noticed):
+    """Print what was missed by how loud it was."""
     for low, high in ((-5, 0), (0, 10), (10, 20)):
         n_heard, n_missed = (sum(low <= db < high for db in dbs) for dbs in (noticed.heard_db, noticed.missed_db))
         print(f"missed at {low:3d} to {high:2d} dB: {n_missed} of {n_heard + n_missed}")
-    macro = [mean(f1) for f1 in zip(*(one.f1 for one in each.values()), strict=True)]
-    smoke = over_0_db(each[SMOKE].told) if SMOKE in each else None
-    finish("detection", figures(macro, psds(heard, labels), noticed, all_false, smoke=smoke, hop_s=hop_s))
 
 
 def figures(macro, ranked, noticed, false, *, smoke, hop_s):
@@ -195,7 +214,8 @@ def figures(macro, ranked, noticed, false, *, smoke, hop_s):
             for name, value in ranks.items()
         ),
         figure("missed", rounded(missed), "share", None, why="no sounds"),
-        figure("smoke_alarms_heard_over_0_db", rounded(smoke), "share", 0.99, "higher", why="no smoke alarms"),
+        figure("smoke_alarms_heard_over_0_db", rounded(smoke["over"]), "share", None, "higher", why="no smoke alarms"),
+        figure("smoke_alarms_heard_at_0_db", rounded(smoke["at"]), "share", 0.99, "higher", why="--alarms HOURS"),
         figure("false_alarms_in_rooms", rounded(false["rooms"]), "events/h", 1.0),
         figure("false_alarms_among_other_sounds", rounded(false["other"]), "events/h", None, **nothing),
         figure("false_alarms_among_strange_sounds", rounded(false["strange"]), "events/h", None, **nothing),
@@ -240,6 +260,7 @@ def main():
     parser.add_argument("-c", "--config", type=Path)
     parser.add_argument("--model")
     parser.add_argument("--rooms", type=float, metavar="HOURS", help="only empty rooms, for so long")
+    parser.add_argument("--alarms", type=float, metavar="HOURS", help="only smoke alarms at 0 dB in rooms, for so long")
     parser.add_argument("--scores", type=Path, help="folder to keep scores in")
     parser.add_argument("--perfect", action="store_true", help="what the rules would do with a perfect model's scores")
     args = parser.parse_args()
@@ -256,8 +277,9 @@ def main():
         check_same(args.scores, made_by | {"recordings": bool(args.data)})
         labels = labels_of(settings, stream, spec.labels)
         heard = listen(args, settings, set(labels))
-    print(f"recordings of fold {args.fold or 'any'}" if args.data else "NO recordings, synthetic alarms alone")
-    print("a perfect model's scores" if args.perfect else held_out(settings, args.fold))
+    if not (args.rooms or args.alarms):  # nor do these have recordings to know by heart
+        print(f"recordings of fold {args.fold or 'any'}" if args.data else "NO recordings, synthetic alarms alone")
+        print("a perfect model's scores" if args.perfect else held_out(settings, args.fold))
     report(labels, heard, hop_s)
 
 

@@ -1,9 +1,10 @@
 """Which thresholds would have been best: other ones on scores that `bench/detection.py --scores` saved.
 
-    python bench/thresholds.py --scores DIR [DIR ...] [--offset-share 0.2] [--quick] [--config FILE]
+    python bench/thresholds.py --scores DIR [DIR ...] [--offset-share 0.2] [--min-windows N] [--quick]
+                               [--config FILE]
 
 Several folders, as of several folds with a model each that had not heard them, are counted as one. For each label that
-rules listen for: the rule as it is, then onset thresholds of 0.15 to 0.85 (the offset's is a share of them) with one
+rules listen for: the rule as it is, then onset thresholds of 0.15 to 0.9 (the offset's is a share of them) with one
 window, or two of three, that make a start; whatever else its rule says stays. The pick has the fewest false events in
 rooms and among other sounds of all whose F1 (1 s) is within 0.02 of the best: less is chance. Half a minute for each
 two and a half hours.
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from detection import KINDS, cell, per_hour, rounded
+from detection import FALSE, cell, per_hour, rounded
 from figures import figure, finish
 
 from models.train.detections import Found
@@ -27,12 +28,11 @@ from streamer.core import Phase, Reason, Scores, StreamInfo
 from streamer.detections import Figures, labels_of, mean, measure, percentile, wanted_by, with_threshold_rules
 from streamer.replay import header_of, replay
 
-ONSETS = [round(0.15 + 0.05 * i, 2) for i in range(15)]
+ONSETS = [round(0.15 + 0.05 * i, 2) for i in range(16)]
 OFFSET_SHARE = 0.2  # of the onset threshold, by default
 NEEDED = {1: 1, 2: 3}  # min_windows and the of_windows that go with it
 CHANCE = 0.02  # F1; what a dozen sounds of a label tell no better
 COLLAR = 1  # of `COLLARS_S`: one second
-FALSE = [kind for kind in KINDS if kind != "mixed"]
 HEADINGS = f"onset offset min  F1 1 s inter missed false  {' '.join(f'{kind:>7}' for kind in FALSE)} /h   late"
 
 
@@ -140,11 +140,14 @@ def alone(config, label):
     return config.model_copy(update=only | {"onset_threshold": onset, "offset_threshold": offset})
 
 
-def others(config, onsets, share):
+def others(config, args):
     """The same with other thresholds; offsets are a share of onsets."""
+    onsets = ONSETS[::3] if args.quick else ONSETS
     for min_windows, of_windows in NEEDED.items():
+        if args.min_windows not in (None, min_windows):
+            continue
         for onset in onsets:
-            offset = round(share * onset, 3)
+            offset = round(args.offset_share * onset, 3)
             needed = {"min_windows": min_windows, "of_windows": of_windows}
             yield config.model_copy(update={"onset_threshold": onset, "offset_threshold": offset} | needed)
 
@@ -163,12 +166,12 @@ def row(config, one, mark=""):
     return f"{setting}   {said}  {false}   {late}{folds}{mark}"
 
 
-def sweep(folders, label, now, onsets, share):
+def sweep(folders, label, now, args):
     """Print what each setting of a label does; return the options picked, what they do, and what those of now do."""
     print(f"\n{label}: {measure(label, [(each.truths, []) for f in folders.values() for each in f]).sounds} sounds")
     present = outcome(folders, label, now)
     print(HEADINGS, row(now, present, "  now"), sep="\n")
-    tried = [(config, outcome(folders, label, config)) for config in others(now, onsets, share)]
+    tried = [(config, outcome(folders, label, config)) for config in others(now, args)]
     enough = max(one.merit for _, one in tried) - CHANCE
     best = min((one for _, one in tried if one.merit >= enough), key=lambda one: (one.cries, -one.merit))
     for config, one in tried:
@@ -195,6 +198,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--scores", type=Path, nargs="+", default=[], metavar="DIR", help="folders of saved scores")
     parser.add_argument("--offset-share", type=float, default=OFFSET_SHARE, help="of onsets")
+    parser.add_argument("--min-windows", type=int, choices=NEEDED, help="that make a start; by default each is tried")
     parser.add_argument("--quick", action="store_true", help="every third threshold")
     parser.add_argument("-c", "--config", type=Path)
     args = parser.parse_args()
@@ -212,8 +216,7 @@ def main():
     picks = {}
     for label in labels_of(settings, stream, known):
         now = next(rule for rule in rules if label in wanted_by(rule, known))
-        onsets = ONSETS[::3] if args.quick else ONSETS
-        picks[label] = sweep(folders, label, alone(now, label), onsets, args.offset_share)
+        picks[label] = sweep(folders, label, alone(now, label), args)
     report(picks)
     picked = mean(best.figures.f1[COLLAR] for _, best, _ in picks.values())
     return finish("thresholds", [figure(value=rounded(picked), why="no sounds", **f1)])
