@@ -2,8 +2,9 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -135,6 +136,7 @@ def test_the_report_counts_sounds_rooms_and_others_apart(
         "intersection_f1": 0.6667,
         "missed": 0.5,
         "smoke_alarms_heard_over_0_db": None,
+        "smoke_alarms_heard_at_0_db": None,
         "false_alarms_in_rooms": 12,
         "false_alarms_among_other_sounds": 24,
         "false_alarms_among_strange_sounds": 36,
@@ -143,6 +145,29 @@ def test_the_report_counts_sounds_rooms_and_others_apart(
         "onset_error_median": 0.5,
         "offset_error_median": 0.2,
     }
+
+
+def test_the_report_of_smoke_alarms_at_0_db_is_theirs_alone(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "psds", lambda heard, labels: ({}, None))
+    alarms = [Truth(each.onset_s, each.offset_s, bench.SMOKE, 0.0) for each in truths("5-17 50-62 80-92 120-132")]
+    events = [replace(each, label=bench.SMOKE) for each in found("5-17@5.5 50.2-62@50.6 90-99@90.5 200-201")]
+    bench.report([bench.SMOKE, "a"], {"alarms-000": (alarms, events)}, 0.5)
+    said, figures = capsys.readouterr().out.splitlines()
+    assert said == "smoke alarms at 0 dB in rooms: 1 of 4 missed, late 0.60 and 9.51 s (p50 and p95)"
+    values = {figure["name"]: figure["value"] for figure in json.loads(figures)["figures"]}
+    assert values.pop("smoke_alarms_heard_at_0_db") == 0.75
+    assert set(values.values()) == {None}
+
+
+def test_smoke_alarms_at_0_db_are_at_0_db(bench: ModuleType) -> None:
+    args = SimpleNamespace(data=None, fold=None, seed=0, quick=True, rooms=None, alarms=0.2)
+    scenes = dict(bench.scenes(bench.banks_of(args, set()), args))
+    assert list(scenes) == ["alarms-000"]
+    truths = scenes["alarms-000"]().truths
+    assert truths
+    assert {(truth.label, truth.snr_db) for truth in truths} == {(bench.SMOKE, 0.0)}
 
 
 def test_scores_of_another_model_are_not_mixed_in(bench: ModuleType, tmp_path: Path) -> None:
