@@ -10,13 +10,14 @@ What is kept is the mean of its weights before and after that (Wortsman et al. 2
 
 `ESC10` is a folder with a sub-folder per ESC-10 class of `<fold>-….ogg` files and their `credits.csv`. The recordings
 under CC Sampling+ are left out. A run that was stopped goes on. Nothing random is left to chance: on one kind of CPU,
-with as many threads, a seed gives the same weights; a GPU adds in another order each time.
+with as many threads, a seed gives the same weights, and one kind of GPU is asked to add in the same order each time.
 """
 
 import argparse
 import csv
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -133,8 +134,8 @@ def _sampled(samples: np.ndarray, rate: int) -> np.ndarray:
     return resampled
 
 
-def main() -> None:
-    """Train as the arguments say."""
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
     parser = argparse.ArgumentParser(prog="python -m models.train.starter", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data", type=Path, required=True, help="the ESC-10 folder")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
@@ -144,8 +145,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=0, help="processes that compose windows; 3 keep a GPU busy")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train as the arguments say."""
+    args = arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if args.device != "cpu":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS can't be the same each time
+        torch.use_deterministic_algorithms(True, warn_only=True)
     files = recordings(args.data)
     held_out = [recording for recording in files if recording.fold == args.hold_out]
     found = [recording for recording in files if recording.fold != args.hold_out]

@@ -36,18 +36,24 @@ def esc10(tmp_path):
     return tmp_path / "esc10"
 
 
-def test_a_run_leaves_a_checkpoint_that_says_which_fold_it_had_not_heard(esc10, tmp_path, monkeypatch):
+@pytest.fixture
+def run(esc10, monkeypatch):
+    """Trains with two steps a stage; more options than these may follow the folder. Returns the model."""
     for name in ("TEACHER", "PUPIL", "FINISH"):
         monkeypatch.setattr(starter, name, replace(getattr(starter, name), batch=2))
     for name in ("ALARM_EXAMPLES", "OTHER_EXAMPLES"):
         monkeypatch.setattr(starter, name, 1)
 
-    def run(folder, *more):
-        options = ["--data", esc10, "--out", folder, "--steps", "2", "2", "2", "--device", "cpu", *more]
+    def train(folder, *more, device="cpu"):
+        options = ["--data", esc10, "--out", folder, "--steps", "2", "2", "2", "--device", device, *more]
         monkeypatch.setattr(sys, "argv", ["starter", *map(str, options)])
         starter.main()
         return ASTForAudioClassification.from_pretrained(folder)
 
+    return train
+
+
+def test_a_run_leaves_a_checkpoint_that_says_which_fold_it_had_not_heard(run, tmp_path, monkeypatch):
     rates, make = [], starter.Mixer
     monkeypatch.setattr(starter, "Mixer", lambda *a, **k: rates.append(k["rates"]) or make(*a, **k))
     out = tmp_path / "hold2"
@@ -61,6 +67,17 @@ def test_a_run_leaves_a_checkpoint_that_says_which_fold_it_had_not_heard(esc10, 
     ]  # fmt: skip
     run(out)
     assert not (out / starter.MEASURED).exists()
+
+
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_GPU])])
+def test_a_seed_gives_the_same_weights_again(run, tmp_path, device):
+    first, again = (run(tmp_path / name, "--seed", 3, device=device) for name in ("first", "again"))
+    torch.use_deterministic_algorithms(False)
+    for one, other in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_backgrounds_and_what_is_made_come_through_microphones_of_the_rates_asked_for(monkeypatch):
