@@ -1,7 +1,7 @@
 """What the live line hears in an hour of soundscapes, and what it makes up in another hour: docs/detection.md.
 
     python bench/detection.py [--quick] [--data FOLDER] [--fold N] [--seed S] [--config FILE] [--model M] [--scores DIR]
-                              [--perfect] [--rooms HOURS] [--alarms HOURS]
+                              [--perfect] [--mixed HOURS] [--rooms HOURS] [--alarms HOURS]
 
 FOLDER holds a sub-folder per ESC-10 class; alarms, rooms and other sounds are made in code. With --scores the model's
 scores are kept in DIR: other rules are then measured in seconds, and a run that was stopped goes on.
@@ -53,7 +53,7 @@ PSDS = {  # the two scenarios of DCASE 2021 to 2023, task 4: when is it, and wha
 
 def scenes(banks, args):
     """Name → a maker of the soundscape."""
-    asked = {"rooms": args.rooms, ALARMS: args.alarms}
+    asked = {"mixed": args.mixed, "rooms": args.rooms, ALARMS: args.alarms}
     numbers = {kind: round(hours * 3600 / SECONDS) for kind, hours in asked.items() if hours} or KINDS
     for number, kind in enumerate((*KINDS, ALARMS)):
         made_of, options = banks[kind], AT_0_DB if kind == ALARMS else None
@@ -259,8 +259,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-c", "--config", type=Path)
     parser.add_argument("--model")
-    parser.add_argument("--rooms", type=float, metavar="HOURS", help="only empty rooms, for so long")
-    parser.add_argument("--alarms", type=float, metavar="HOURS", help="only smoke alarms at 0 dB in rooms, for so long")
+    for kind, what in (("mixed", "mixed sounds"), ("rooms", "empty rooms"), (ALARMS, "smoke alarms at 0 dB in rooms")):
+        parser.add_argument(f"--{kind}", type=float, metavar="HOURS", help=f"only {what}, for so long")
     parser.add_argument("--scores", type=Path, help="folder to keep scores in")
     parser.add_argument("--perfect", action="store_true", help="what the rules would do with a perfect model's scores")
     args = parser.parse_args()
@@ -277,7 +277,7 @@ def main():
         check_same(args.scores, made_by | {"recordings": bool(args.data)})
         labels = labels_of(settings, stream, spec.labels)
         heard = listen(args, settings, set(labels))
-    if not (args.rooms or args.alarms):  # nor do these have recordings to know by heart
+    if args.mixed or not (args.rooms or args.alarms):  # those have no recordings to know by heart
         print(f"recordings of fold {args.fold or 'any'}" if args.data else "NO recordings, synthetic alarms alone")
         print("a perfect model's scores" if args.perfect else held_out(settings, args.fold))
     report(labels, heard, hop_s)

@@ -162,7 +162,7 @@ def test_the_report_of_smoke_alarms_at_0_db_is_theirs_alone(
 
 
 def test_smoke_alarms_at_0_db_are_at_0_db(bench: ModuleType) -> None:
-    args = SimpleNamespace(data=None, fold=None, seed=0, quick=True, rooms=None, alarms=0.2)
+    args = SimpleNamespace(data=None, fold=None, seed=0, quick=True, mixed=None, rooms=None, alarms=0.2)
     scenes = dict(bench.scenes(bench.banks_of(args, set()), args))
     assert list(scenes) == ["alarms-000"]
     truths = scenes["alarms-000"]().truths
