@@ -1,19 +1,20 @@
 """Which thresholds would have been best: other ones on scores that `bench/detection.py --scores` saved.
 
-    python bench/thresholds.py --scores DIR [DIR ...] [--offset-share 0.2] [--min-windows N] [--quick]
+    python bench/thresholds.py --scores DIR [DIR ...] [--offset-share 0.2 …] [--min-windows N] [--quick]
                                [--config FILE]
 
 Several folders, as of several folds with a model each that had not heard them, are counted as one. For each label that
 rules listen for: the rule as it is, then onset thresholds of 0.15 to 0.9 (the offset's is a share of them) with one
 window, or two of three, that make a start; whatever else its rule says stays. The pick has the fewest false events in
 rooms and among other sounds of all whose F1 (1 s) is within 0.02 of the best: less is chance. Half a minute for each
-two and a half hours.
+two and a half hours and share.
 """
 
 import argparse
 import json
 import math
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -142,14 +143,11 @@ def alone(config, label):
 
 def others(config, args):
     """The same with other thresholds; offsets are a share of onsets."""
-    onsets = ONSETS[::3] if args.quick else ONSETS
-    for min_windows, of_windows in NEEDED.items():
-        if args.min_windows not in (None, min_windows):
-            continue
-        for onset in onsets:
-            offset = round(args.offset_share * onset, 3)
-            needed = {"min_windows": min_windows, "of_windows": of_windows}
-            yield config.model_copy(update={"onset_threshold": onset, "offset_threshold": offset} | needed)
+    counts = [args.min_windows] if args.min_windows else NEEDED
+    for min_windows, share, onset in product(counts, args.offset_share, ONSETS[::3] if args.quick else ONSETS):
+        needed = {"min_windows": min_windows, "of_windows": NEEDED[min_windows]}
+        edges_at = {"onset_threshold": onset, "offset_threshold": round(share * onset, 3)}
+        yield config.model_copy(update=needed | edges_at)
 
 
 # -- what is said ------------------------------------------------------------------------------------------------------
@@ -197,7 +195,7 @@ def report(picks):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--scores", type=Path, nargs="+", default=[], metavar="DIR", help="folders of saved scores")
-    parser.add_argument("--offset-share", type=float, default=OFFSET_SHARE, help="of onsets")
+    parser.add_argument("--offset-share", type=float, nargs="+", default=[OFFSET_SHARE], help="of onsets")
     parser.add_argument("--min-windows", type=int, choices=NEEDED, help="that make a start; by default each is tried")
     parser.add_argument("--quick", action="store_true", help="every third threshold")
     parser.add_argument("-c", "--config", type=Path)
