@@ -161,6 +161,8 @@ def psds(heard, labels):
             values[edges.index(each.onset_s) : edges.index(each.offset_s), labels.index(each.label)] = each.peak
         scores[name] = create_score_dataframe(values, np.array(edges), labels)
         truth[name] = [(t.onset_s, t.offset_s, t.label) for t in truths if t.label in labels]
+    if not any(truth.values()):
+        return dict.fromkeys(PSDS), "no sounds"
     seconds = dict.fromkeys(heard, float(SECONDS))
     return {n: float(compute(scores, truth, seconds, max_efpr=100, **o)[0]) for n, o in PSDS.items()}, None
 
