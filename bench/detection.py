@@ -147,22 +147,24 @@ def cell(value, width, digits=2):
 
 
 def psds(heard, labels):
-    """Both scenarios' PSDS of the rules' events, ranked by their highest score; or why not."""
+    """Both scenarios' PSDS of the rules' events, ranked by their highest score, of labels that sound; or why not."""
     try:
         from sed_scores_eval.base_modules.scores import create_score_dataframe
         from sed_scores_eval.intersection_based import psds as compute
     except ImportError as error:
         return dict.fromkeys(PSDS), f"sed_scores_eval is missing ({error}): pip install 'streamer[bench]'"
-    scores, truth = {}, {}
-    for name, (truths, found) in heard.items():
+    scores, truth, heard = {}, {}, {name: pair for name, pair in heard.items() if not name.startswith(ALARMS)}
+    labels = [label for label in labels if any(t.label == label for truths, _ in heard.values() for t in truths)]
+    if not labels:
+        return dict.fromkeys(PSDS), "no sounds"
+    for name, (truths, every) in heard.items():
+        found = [event for event in every if event.label in labels]
         edges = sorted({0.0, float(SECONDS), *(t for f in found for t in (f.onset_s, f.offset_s))})
         values = np.zeros((len(edges) - 1, len(labels)))
         for each in found:
             values[edges.index(each.onset_s) : edges.index(each.offset_s), labels.index(each.label)] = each.peak
         scores[name] = create_score_dataframe(values, np.array(edges), labels)
         truth[name] = [(t.onset_s, t.offset_s, t.label) for t in truths if t.label in labels]
-    if not any(truth.values()):
-        return dict.fromkeys(PSDS), "no sounds"
     seconds = dict.fromkeys(heard, float(SECONDS))
     return {n: float(compute(scores, truth, seconds, max_efpr=100, **o)[0]) for n, o in PSDS.items()}, None
 
