@@ -40,6 +40,7 @@ SECONDS = 300  # of a soundscape
 KINDS = {"mixed": 12, "rooms": 6, "other": 6, "strange": 6}  # how many: with what rules listen for, with nothing, with
 # sounds that the starter was taught to ignore other draws of, and with such as it never heard
 FALSE = ("rooms", "other", "strange")  # all events in these are false
+COLLAR = 1  # of `COLLARS_S`: one second
 SMOKE = "Smoke detector, smoke alarm"
 ALARMS, AT_0_DB = "alarms", Options(gap_s=(30.0, 30.0), snr_db=(0.0, 0.0))  # a kind of smoke alarms alone
 PSDS = {  # the two scenarios of DCASE 2021 to 2023, task 4: when is it, and what is it
@@ -54,7 +55,7 @@ PSDS = {  # the two scenarios of DCASE 2021 to 2023, task 4: when is it, and wha
 def scenes(banks, args):
     """Name → a maker of the soundscape."""
     asked = {"mixed": args.mixed, "rooms": args.rooms, ALARMS: args.alarms}
-    numbers = {kind: round(hours * 3600 / SECONDS) for kind, hours in asked.items() if hours} or KINDS
+    numbers = {kind: math.ceil(each * 3600 / SECONDS) for kind, each in asked.items() if each} or KINDS
     for number, kind in enumerate((*KINDS, ALARMS)):
         made_of, options = banks[kind], AT_0_DB if kind == ALARMS else None
         n = numbers.get(kind, 0)
@@ -179,14 +180,13 @@ def report(labels, heard, hop_s):
     macro = [mean(f1) for f1 in zip(*(one.f1 for one in each.values()), strict=True)]
     if kinds["mixed"] or kinds["rooms"]:
         table(each, false, row("all, F1 their mean", total, all_false, macro))
+    if kinds["mixed"]:
         by_snr(total.told)
-    alarms = measure(SMOKE, kinds[ALARMS])
-    if kinds[ALARMS]:
-        late = " and ".join(cell(percentile(alarms.told.latency_s, share), 0) for share in (50, 95))
-        missed = f"{alarms.told.counts.missed} of {alarms.sounds}"
-        print(f"smoke alarms at 0 dB in rooms: {missed} missed, late {late} s (p50 and p95)")
-    smoke = {"over": over_0_db(each[SMOKE].told) if SMOKE in each else None, "at": alarms.told.counts.recall}
-    finish("detection", figures(macro, psds(heard, labels), total.told, all_false, smoke=smoke, hop_s=hop_s))
+    smoke = {"over": over_0_db(each[SMOKE].told) if SMOKE in each else None, "at": None, "f1": None}
+    if kinds[ALARMS] and SMOKE in each:
+        smoke |= at_0_db(kinds[ALARMS])
+    whys = {kind: None if kinds[kind] else f"no {kind} in this run" for kind in FALSE}
+    finish("detection", figures(macro, psds(heard, labels), total.told, all_false, whys, smoke=smoke, hop_s=hop_s))
 
 
 def table(each, false, last):
@@ -197,6 +197,19 @@ def table(each, false, last):
     print(last)
 
 
+def at_0_db(heard):
+    """Print what became of the smoke alarms; the share that was heard, and F1, which false and endless events lower."""
+    alarms = measure(SMOKE, heard)
+    counts, others = alarms.told.counts, sum(event.label != SMOKE for _, found in heard for event in found)
+    late = " and ".join(cell(percentile(alarms.told.latency_s, share), 0) for share in (50, 95))
+    f1 = alarms.f1[COLLAR]
+    print(
+        f"smoke alarms at 0 dB in rooms: {counts.missed} of {alarms.sounds} missed, {counts.false} false, "
+        f"F1 (1 s) {cell(f1, 0)}, late {late} s (p50, p95); {others} events of other labels"
+    )
+    return {"at": counts.recall, "f1": f1}
+
+
 def by_snr(noticed):
     """Print what was missed by how loud it was."""
     for low, high in ((-5, 0), (0, 10), (10, 20)):
@@ -204,11 +217,11 @@ def by_snr(noticed):
         print(f"missed at {low:3d} to {high:2d} dB: {n_missed} of {n_heard + n_missed}")
 
 
-def figures(macro, ranked, noticed, false, *, smoke, hop_s):
+def figures(macro, ranked, noticed, false, whys, *, smoke, hop_s):
     """What is kept; F1 are means over labels."""
     ranks, why = ranked
     missed = None if noticed.counts.recall is None else 1 - noticed.counts.recall
-    nothing = {"why": "nothing was heard"}
+    nothing, none_alone = {"why": "nothing was heard"}, "no --alarms, or no rule for them"
     return [
         figure("event_f1_half_second", rounded(macro[0]), "F1", None, "higher", why="no sounds"),
         figure("event_f1_one_second", rounded(macro[1]), "F1", 0.6, "higher", why="no sounds"),
@@ -219,10 +232,11 @@ def figures(macro, ranked, noticed, false, *, smoke, hop_s):
         ),
         figure("missed", rounded(missed), "share", None, why="no sounds"),
         figure("smoke_alarms_heard_over_0_db", rounded(smoke["over"]), "share", None, "higher", why="no smoke alarms"),
-        figure("smoke_alarms_heard_at_0_db", rounded(smoke["at"]), "share", 0.99, "higher", why="--alarms HOURS"),
-        figure("false_alarms_in_rooms", rounded(false["rooms"]), "events/h", 1.0),
-        figure("false_alarms_among_other_sounds", rounded(false["other"]), "events/h", None, **nothing),
-        figure("false_alarms_among_strange_sounds", rounded(false["strange"]), "events/h", None, **nothing),
+        figure("smoke_alarms_heard_at_0_db", rounded(smoke["at"]), "share", 0.99, "higher", why=none_alone),
+        figure("smoke_alarms_f1_at_0_db", rounded(smoke["f1"]), "F1", None, "higher", why=none_alone),
+        figure("false_alarms_in_rooms", rounded(false["rooms"]), "events/h", 1.0, why=whys["rooms"]),
+        figure("false_alarms_among_other_sounds", rounded(false["other"]), "events/h", None, why=whys["other"]),
+        figure("false_alarms_among_strange_sounds", rounded(false["strange"]), "events/h", None, why=whys["strange"]),
         figure("latency_p50", rounded(percentile(noticed.latency_s, 50)), "s", round(hop_s + 0.3, 3), **nothing),
         figure("latency_p95", rounded(percentile(noticed.latency_s, 95)), "s", None, **nothing),
         figure("onset_error_median", rounded(median_error(noticed.onset_s)), "s", 0.25, **nothing),
@@ -246,6 +260,13 @@ def rounded(value):
     return None if value is None or math.isnan(value) else round(float(value), 4)
 
 
+def hours(text):
+    """More than none; in steps of `SECONDS`."""
+    if not 0 < (number := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} hours; give more than 0, such as 0.5")
+    return number
+
+
 def held_out(settings, fold):
     """Whether the model had never heard these recordings, as far as its folder says."""
     path = Path(checkpoint.find(settings.model.checkpoint)) / "measured.json"
@@ -258,13 +279,13 @@ def held_out(settings, fold):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="five minutes of each kind instead of an hour")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/esc10"))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/esc10"), help="a sub-folder per ESC-10 class")
     parser.add_argument("--fold", type=int, help="only recordings of this fold")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-c", "--config", type=Path)
-    parser.add_argument("--model")
+    parser.add_argument("--seed", type=int, default=0, help="another draws other soundscapes")
+    parser.add_argument("-c", "--config", type=Path, help="rules and model; by default those of config.yaml")
+    parser.add_argument("--model", help="another than the configuration's: a bundled name or a folder")
     for kind, what in (("mixed", "mixed sounds"), ("rooms", "empty rooms"), (ALARMS, "smoke alarms at 0 dB in rooms")):
-        parser.add_argument(f"--{kind}", type=float, metavar="HOURS", help=f"only {what}, for so long")
+        parser.add_argument(f"--{kind}", type=hours, metavar="HOURS", help=f"of {what}, instead of some of each kind")
     parser.add_argument("--scores", type=Path, help="folder to keep scores in")
     parser.add_argument("--perfect", action="store_true", help="what the rules would do with a perfect model's scores")
     args = parser.parse_args()
@@ -281,9 +302,11 @@ def main():
         check_same(args.scores, made_by | {"recordings": bool(args.data)})
         labels = labels_of(settings, stream, spec.labels)
         heard = listen(args, settings, set(labels))
+    if args.perfect:
+        print("a perfect model's scores")
     if args.mixed or not (args.rooms or args.alarms):  # those have no recordings to know by heart
         print(f"recordings of fold {args.fold or 'any'}" if args.data else "NO recordings, synthetic alarms alone")
-        print("a perfect model's scores" if args.perfect else held_out(settings, args.fold))
+        print(held_out(settings, args.fold))
     report(labels, heard, hop_s)
 
 

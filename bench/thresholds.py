@@ -1,6 +1,6 @@
 """Which thresholds would have been best: other ones on scores that `bench/detection.py --scores` saved.
 
-    python bench/thresholds.py --scores DIR [DIR ...] [--offset-share 0.2 …] [--min-windows N] [--quick]
+    python bench/thresholds.py --scores DIR [DIR ...] [--offset-share 0.1 …] [--min-windows N] [--quick]
                                [--config FILE]
 
 Several folders, as of several folds with a model each that had not heard them, are counted as one. For each label that
@@ -18,7 +18,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from detection import FALSE, cell, per_hour, rounded
+from detection import COLLAR, FALSE, cell, per_hour, rounded
 from figures import figure, finish
 
 from models.train.detections import Found
@@ -30,10 +30,9 @@ from streamer.detections import Figures, labels_of, mean, measure, percentile, w
 from streamer.replay import header_of, replay
 
 ONSETS = [round(0.15 + 0.05 * i, 2) for i in range(16)]
-OFFSET_SHARE = 0.2  # of the onset threshold, by default
+OFFSET_SHARE = 0.1  # of the onset threshold, by default
 NEEDED = {1: 1, 2: 3}  # min_windows and the of_windows that go with it
 CHANCE = 0.02  # F1; what a dozen sounds of a label tell no better
-COLLAR = 1  # of `COLLARS_S`: one second
 HEADINGS = f"onset offset min  F1 1 s inter missed false  {' '.join(f'{kind:>7}' for kind in FALSE)} /h   late"
 
 
@@ -164,9 +163,15 @@ def row(config, one, mark=""):
     return f"{setting}   {said}  {false}   {late}{folds}{mark}"
 
 
+def sounds(label, folders):
+    """How many there are of a label in all mixed soundscapes."""
+    mixed = [each for folder in folders.values() for each in folder if each.name.startswith("mixed")]
+    return measure(label, [(each.truths, []) for each in mixed]).sounds
+
+
 def sweep(folders, label, now, args):
     """Print what each setting of a label does; return the options picked, what they do, and what those of now do."""
-    print(f"\n{label}: {measure(label, [(each.truths, []) for f in folders.values() for each in f]).sounds} sounds")
+    print(f"\n{label}: {sounds(label, folders)} sounds")
     present = outcome(folders, label, now)
     print(HEADINGS, row(now, present, "  now"), sep="\n")
     tried = [(config, outcome(folders, label, config)) for config in others(now, args)]
@@ -195,8 +200,8 @@ def report(picks):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--scores", type=Path, nargs="+", default=[], metavar="DIR", help="folders of saved scores")
-    parser.add_argument("--offset-share", type=float, nargs="+", default=[OFFSET_SHARE], help="of onsets")
-    parser.add_argument("--min-windows", type=int, choices=NEEDED, help="that make a start; by default each is tried")
+    parser.add_argument("--offset-share", type=float, nargs="+", default=[OFFSET_SHARE], help="of onsets, to try")
+    parser.add_argument("--min-windows", type=int, choices=NEEDED, help="that make a start: 1, or 2 of 3; else both")
     parser.add_argument("--quick", action="store_true", help="every third threshold")
     parser.add_argument("-c", "--config", type=Path)
     args = parser.parse_args()

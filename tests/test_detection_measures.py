@@ -2,14 +2,16 @@
 
 import importlib.util
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 
 from models.train.detections import Counts, Found, Told, event_based, intersection_based, onset_based, told
-from models.train.soundscapes import Truth
+from models.train.soundscapes import Soundscape, Truth
 
 BENCH = Path(__file__).parent.parent / "bench"
 
@@ -137,6 +139,7 @@ def test_the_report_counts_sounds_rooms_and_others_apart(
         "missed": 0.5,
         "smoke_alarms_heard_over_0_db": None,
         "smoke_alarms_heard_at_0_db": None,
+        "smoke_alarms_f1_at_0_db": None,
         "false_alarms_in_rooms": 12,
         "false_alarms_among_other_sounds": 24,
         "false_alarms_among_strange_sounds": 36,
@@ -153,21 +156,60 @@ def test_the_report_of_smoke_alarms_at_0_db_is_theirs_alone(
     monkeypatch.setattr(bench, "psds", lambda heard, labels: ({}, None))
     alarms = [Truth(each.onset_s, each.offset_s, bench.SMOKE, 0.0) for each in truths("5-17 50-62 80-92 120-132")]
     events = [replace(each, label=bench.SMOKE) for each in found("5-17@5.5 50.2-62@50.6 90-99@90.5 200-201")]
-    bench.report([bench.SMOKE, "a"], {"alarms-000": (alarms, events)}, 0.5)
+    others = found("1-2")
+    bench.report([bench.SMOKE, "a"], {"alarms-000": (alarms, events + others)}, 0.5)
     said, figures = capsys.readouterr().out.splitlines()
-    assert said == "smoke alarms at 0 dB in rooms: 1 of 4 missed, late 0.60 and 9.51 s (p50 and p95)"
+    assert said == (
+        "smoke alarms at 0 dB in rooms: 1 of 4 missed, 1 false, F1 (1 s) 0.50, late 0.60 and 9.51 s (p50, p95); "
+        "1 events of other labels"
+    )
     values = {figure["name"]: figure["value"] for figure in json.loads(figures)["figures"]}
     assert values.pop("smoke_alarms_heard_at_0_db") == 0.75
+    assert values.pop("smoke_alarms_f1_at_0_db") == 0.5
     assert set(values.values()) == {None}
 
 
+def test_without_a_rule_for_smoke_alarms_none_is_said_to_be_missed(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "psds", lambda heard, labels: ({}, None))
+    bench.report(["a"], {"alarms-000": ([Truth(5, 17, bench.SMOKE, 0.0)], [])}, 0.5)
+    (figures,) = capsys.readouterr().out.splitlines()
+    assert {figure["value"] for figure in json.loads(figures)["figures"]} == {None}
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, ["mixed-000", "mixed-011", *(f"{kind}-{i:03}" for kind in ("rooms", "other", "strange") for i in (0, 5))]),
+        ({"mixed": 0.1}, ["mixed-000", "mixed-001"]),
+        ({"rooms": 0.01, "alarms": 0.25}, ["rooms-000", "rooms-000", "alarms-000", "alarms-002"]),
+        ({"quick": True, "alarms": 3.0}, ["alarms-000", "alarms-000"]),
+    ],
+)
+def test_kinds_are_made_as_asked(bench: ModuleType, options: dict[str, float], names: list[str]) -> None:
+    found = list(scenes(bench, **options))
+    each = {kind: [name for name in found if name.startswith(kind)] for kind in (*bench.KINDS, bench.ALARMS)}
+    assert [edge for of_kind in each.values() if of_kind for edge in (of_kind[0], of_kind[-1])] == names
+
+
+def scenes(bench: ModuleType, **options: float) -> dict[str, Callable[[], Soundscape]]:
+    usual = {"data": None, "fold": None, "seed": 0, "quick": False, "mixed": None, "rooms": None, "alarms": None}
+    args = SimpleNamespace(**(usual | options))
+    return dict(bench.scenes(bench.banks_of(args, {bench.SMOKE, "Siren"}), args))
+
+
 def test_smoke_alarms_at_0_db_are_at_0_db(bench: ModuleType) -> None:
-    args = SimpleNamespace(data=None, fold=None, seed=0, quick=True, mixed=None, rooms=None, alarms=0.2)
-    scenes = dict(bench.scenes(bench.banks_of(args, set()), args))
-    assert list(scenes) == ["alarms-000"]
-    truths = scenes["alarms-000"]().truths
+    truths = scenes(bench, alarms=0.05)["alarms-000"]().truths
     assert truths
     assert {(truth.label, truth.snr_db) for truth in truths} == {(bench.SMOKE, 0.0)}
+
+
+def test_the_first_hour_of_three_is_the_usual_one(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "SECONDS", 30)
+    usual, three = (scenes(bench, **options)["mixed-000"]() for options in ({}, {"mixed": 3.0}))
+    np.testing.assert_array_equal(usual.samples, three.samples)
+    assert usual.truths == three.truths
 
 
 def test_scores_of_another_model_are_not_mixed_in(bench: ModuleType, tmp_path: Path) -> None:
