@@ -163,16 +163,10 @@ def row(config, one, mark=""):
     return f"{setting}   {said}  {false}   {late}{folds}{mark}"
 
 
-def sounds(label, folders):
-    """How many there are of a label in all mixed soundscapes."""
-    mixed = [each for folder in folders.values() for each in folder if each.name.startswith("mixed")]
-    return measure(label, [(each.truths, []) for each in mixed]).sounds
-
-
 def sweep(folders, label, now, args):
     """Print what each setting of a label does; return the options picked, what they do, and what those of now do."""
-    print(f"\n{label}: {sounds(label, folders)} sounds")
     present = outcome(folders, label, now)
+    print(f"\n{label}: {present.figures.sounds} sounds")
     print(HEADINGS, row(now, present, "  now"), sep="\n")
     tried = [(config, outcome(folders, label, config)) for config in others(now, args)]
     enough = max(one.merit for _, one in tried) - CHANCE
