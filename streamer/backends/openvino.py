@@ -7,6 +7,7 @@ number format and versions apart: a daemon that finds it there never loads torch
 import hashlib
 import logging
 from ctypes.util import find_library
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -63,9 +64,7 @@ def build(settings: Settings) -> "OpenVino":
     if not is_installed():
         where = settings.locate("model", "backend")
         raise ConfigError(f"{where}: OpenVINO is not installed; pip install 'streamer[openvino]', or write 'local'")
-    import openvino as ov
-
-    core = ov.Core()
+    core = one_core()
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     fits = [dtype for dtype in ("float32", *CAPABILITIES) if CAPABILITIES.get(dtype) in {None, *able}]
     if config.dtype not in {"auto", *fits}:
@@ -74,6 +73,19 @@ def build(settings: Settings) -> "OpenVino":
     fast = "bfloat16" if "bfloat16" in fits else "float32"
     dtype = fast if config.dtype == "auto" else config.dtype
     return OpenVino(core, config.checkpoint, dtype, fast, window_frames=config.window_frames)
+
+
+@cache
+def one_core() -> "ov.Core":
+    """The process's only Core, kept to its end, so that its CPU plugin is never unloaded.
+
+    The plugin registers a stack for signal handlers in the thread that loads it, and unmaps it when it is unloaded. If
+    that happens in another thread, or after another Core has registered its own, the thread keeps a stack that is gone,
+    and its next signal ends the process. Thread: one at a time; `cache` doesn't lock.
+    """
+    import openvino as ov
+
+    return ov.Core()
 
 
 class OpenVino:

@@ -40,7 +40,7 @@ def of(settings: dict[str, object], seed: int = 0) -> tuple[ASTForAudioClassific
 )
 def test_the_graph_is_the_model_in_every_shape(settings: dict[str, object]) -> None:
     model, weights = of(settings)
-    run = ov.Core().compile_model(Graph(model.config, weights).build(), "CPU", EXACT)
+    run = openvino.one_core().compile_model(Graph(model.config, weights).build(), "CPU", EXACT)
     for n in (1, 3):
         x = windows(model.config, n)
         with torch.inference_mode():
@@ -58,7 +58,7 @@ def test_eight_bits_are_of_the_range_that_was_heard() -> None:
     """A range four times too wide costs accuracy; and the graph notes what rounding costs on the sounds made here."""
     model, weights = of(SMALL)
     spec = ModelSpec("small", "", ("a", "b", "c"), ("", "", ""), FbankSpec(n_mels=32), window_frames=64)
-    core = ov.Core()
+    core = openvino.one_core()
     x = int8.windows(spec)
     with torch.inference_mode():
         exact = model(torch.from_numpy(x)).logits.numpy()
@@ -113,6 +113,36 @@ streams: {{mic: {{source: {{type: microphone}}}}}}
     assert said == [("True", True), ("False", False)]
     (folder,) = (tmp_path / "openvino").iterdir()
     assert {path.name for path in folder.iterdir()} == {"graph.xml", "graph.bin", "sha256"}
+
+
+UNLOAD = """
+import os, signal, sys, threading
+from streamer import config, edges
+settings = config.parse(sys.argv[1], "c.yaml", edges.edge_config)
+models = [edges.build_backend(settings) for _ in range(2)]
+
+def close():
+    while models:
+        models.pop(0).close()
+
+closing = threading.Thread(target=close)
+closing.start()
+closing.join()
+signal.signal(signal.SIGHUP, lambda *_: print("read again"))
+os.kill(os.getpid(), signal.SIGHUP)
+"""
+
+
+def test_a_signal_is_survived_when_models_were_let_go_of_in_another_thread(small: Path, tmp_path: Path) -> None:
+    """They are loaded in the main thread, which is the one that handles signals; the daemon loads in another."""
+    text = f"""
+node: garage
+model: {{checkpoint: {small}, backend: openvino, dtype: float32}}
+streams: {{mic: {{source: {{type: microphone}}}}}}
+"""
+    env = os.environ | {"CACHE_DIRECTORY": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", UNLOAD, text], env=env, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode, done.stderr) == ("read again\n", 0, "")
 
 
 def cut(path: Path) -> None:
