@@ -97,17 +97,22 @@ print("torch" in sys.modules)
 """
 
 
-def test_a_second_start_finds_the_graph_and_needs_no_torch(small: Path, tmp_path: Path) -> None:
+def ran(script: str, checkpoint: Path, dtype: str, cache: Path) -> subprocess.CompletedProcess[str]:
+    """A process of its own, which is given a configuration as its argument."""
     text = f"""
 node: garage
-model: {{checkpoint: {small}, backend: openvino, dtype: int8}}
+model: {{checkpoint: {checkpoint}, backend: openvino, dtype: {dtype}}}
 streams: {{mic: {{source: {{type: microphone}}}}}}
 """
+    env = os.environ | {"CACHE_DIRECTORY": str(cache)}
+    return subprocess.run([sys.executable, "-c", script, text], env=env, capture_output=True, text=True, check=False)
+
+
+def test_a_second_start_finds_the_graph_and_needs_no_torch(small: Path, tmp_path: Path) -> None:
     said = []
     for _ in range(2):
-        env = os.environ | {"CACHE_DIRECTORY": str(tmp_path)}
-        command = [sys.executable, "-c", BUILD, text]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        done = ran(BUILD, small, "int8", tmp_path)
+        done.check_returncode()
         said.append((done.stdout.strip(), "once for each checkpoint" in done.stderr))
         assert "int8: scores differ from float32 by up to 0.0" in done.stderr
     assert said == [("True", True), ("False", False)]
@@ -135,13 +140,7 @@ os.kill(os.getpid(), signal.SIGHUP)
 
 def test_a_signal_is_survived_when_models_were_let_go_of_in_another_thread(small: Path, tmp_path: Path) -> None:
     """They are loaded in the main thread, which is the one that handles signals; the daemon loads in another."""
-    text = f"""
-node: garage
-model: {{checkpoint: {small}, backend: openvino, dtype: float32}}
-streams: {{mic: {{source: {{type: microphone}}}}}}
-"""
-    env = os.environ | {"CACHE_DIRECTORY": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", UNLOAD, text], env=env, capture_output=True, text=True, check=False)
+    done = ran(UNLOAD, small, "float32", tmp_path)
     assert (done.stdout, done.returncode, done.stderr) == ("read again\n", 0, "")
 
 
