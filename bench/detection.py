@@ -148,7 +148,7 @@ def cell(value, width, digits=2):
 
 
 def psds(heard, labels):
-    """Both scenarios' PSDS of the rules' events, ranked by their highest score, of labels that sound; or why not."""
+    """Both scenarios' PSDS of the rules' events, ranked by their highest score, of labels that sound; why, if none."""
     try:
         from sed_scores_eval.base_modules.scores import create_score_dataframe
         from sed_scores_eval.intersection_based import psds as compute
@@ -167,7 +167,7 @@ def psds(heard, labels):
         scores[name] = create_score_dataframe(values, np.array(edges), labels)
         truth[name] = [(t.onset_s, t.offset_s, t.label) for t in truths if t.label in labels]
     seconds = dict.fromkeys(heard, float(SECONDS))
-    return {n: float(compute(scores, truth, seconds, max_efpr=100, **o)[0]) for n, o in PSDS.items()}, None
+    return {n: float(compute(scores, truth, seconds, max_efpr=100, **o)[0]) for n, o in PSDS.items()}, "no sounds"
 
 
 def report(labels, heard, hop_s):
@@ -182,11 +182,12 @@ def report(labels, heard, hop_s):
         table(each, false, row("all, F1 their mean", total, all_false, macro))
     if kinds["mixed"]:
         by_snr(total.told)
-    smoke = {"over": over_0_db(each[SMOKE].told) if SMOKE in each else None, "at": None, "f1": None}
-    if kinds[ALARMS] and SMOKE in each:
-        smoke |= at_0_db(kinds[ALARMS])
-    whys = {kind: None if kinds[kind] else f"no {kind} in this run" for kind in FALSE}
-    finish("detection", figures(macro, psds(heard, labels), total.told, all_false, whys, smoke=smoke, hop_s=hop_s))
+    alarms = at_0_db(kinds[ALARMS]) if kinds[ALARMS] and SMOKE in each else {}
+    alarms["smoke_alarms_heard_over_0_db"] = over_0_db(each[SMOKE].told) if SMOKE in each else None
+    ranked, why = psds(heard, labels)
+    ranks = [figure(name, rounded(value), "PSDS", None, "higher", why=why) for name, value in ranked.items()]
+    found = [*of_sounds(macro, total.told, hop_s), *ranks, *of_alarms(alarms), *of_nothing(all_false)]
+    finish("detection", found)
 
 
 def table(each, false, last):
@@ -207,7 +208,7 @@ def at_0_db(heard):
         f"smoke alarms at 0 dB in rooms: {counts.missed} of {alarms.sounds} missed, {counts.false} false, "
         f"F1 (1 s) {cell(f1, 0)}, late {late} s (p50, p95); {others} events of other labels"
     )
-    return {"at": counts.recall, "f1": f1}
+    return {"smoke_alarms_heard_at_0_db": counts.recall, "smoke_alarms_f1_at_0_db": f1}
 
 
 def by_snr(noticed):
@@ -217,31 +218,41 @@ def by_snr(noticed):
         print(f"missed at {low:3d} to {high:2d} dB: {n_missed} of {n_heard + n_missed}")
 
 
-def figures(macro, ranked, noticed, false, whys, *, smoke, hop_s):
-    """What is kept; F1 are means over labels."""
-    ranks, why = ranked
+# -- what is kept ------------------------------------------------------------------------------------------------------
+
+
+def of_sounds(macro, noticed, hop_s):
+    """How well and how soon sounds are heard; F1 are means over labels."""
     missed = None if noticed.counts.recall is None else 1 - noticed.counts.recall
-    nothing, none_alone = {"why": "nothing was heard"}, "no --alarms, or no rule for them"
+    no_sounds, nothing = {"why": "no sounds"}, {"why": "nothing was heard"}
     return [
-        figure("event_f1_half_second", rounded(macro[0]), "F1", None, "higher", why="no sounds"),
-        figure("event_f1_one_second", rounded(macro[1]), "F1", 0.6, "higher", why="no sounds"),
-        figure("intersection_f1", rounded(macro[2]), "F1", None, "higher", why="no sounds"),
-        *(
-            figure(name, rounded(value), "PSDS", None, "higher", why=why or "no sounds")
-            for name, value in ranks.items()
-        ),
-        figure("missed", rounded(missed), "share", None, why="no sounds"),
-        figure("smoke_alarms_heard_over_0_db", rounded(smoke["over"]), "share", None, "higher", why="no smoke alarms"),
-        figure("smoke_alarms_heard_at_0_db", rounded(smoke["at"]), "share", 0.99, "higher", why=none_alone),
-        figure("smoke_alarms_f1_at_0_db", rounded(smoke["f1"]), "F1", None, "higher", why=none_alone),
-        figure("false_alarms_in_rooms", rounded(false["rooms"]), "events/h", 1.0, why=whys["rooms"]),
-        figure("false_alarms_among_other_sounds", rounded(false["other"]), "events/h", None, why=whys["other"]),
-        figure("false_alarms_among_strange_sounds", rounded(false["strange"]), "events/h", None, why=whys["strange"]),
+        figure("event_f1_half_second", rounded(macro[0]), "F1", None, "higher", **no_sounds),
+        figure("event_f1_one_second", rounded(macro[COLLAR]), "F1", 0.6, "higher", **no_sounds),
+        figure("intersection_f1", rounded(macro[2]), "F1", None, "higher", **no_sounds),
+        figure("missed", rounded(missed), "share", None, **no_sounds),
         figure("latency_p50", rounded(percentile(noticed.latency_s, 50)), "s", round(hop_s + 0.3, 3), **nothing),
         figure("latency_p95", rounded(percentile(noticed.latency_s, 95)), "s", None, **nothing),
         figure("onset_error_median", rounded(median_error(noticed.onset_s)), "s", 0.25, **nothing),
         figure("offset_error_median", rounded(median_error(noticed.offset_s)), "s", 0.5, **nothing),
     ]
+
+
+def of_alarms(values):
+    """How well smoke alarms are heard: name → value, if any."""
+    none_alone = "no --alarms, or no rule for them"
+    for name, unit, goal, why in (
+        ("smoke_alarms_heard_over_0_db", "share", None, "no smoke alarms"),
+        ("smoke_alarms_heard_at_0_db", "share", 0.99, none_alone),
+        ("smoke_alarms_f1_at_0_db", "F1", None, none_alone),
+    ):
+        yield figure(name, rounded(values.get(name)), unit, goal, "higher", why=why)
+
+
+def of_nothing(false):
+    """Events an hour in soundscapes where there is nothing to tell."""
+    for kind, where in zip(FALSE, ("in_rooms", "among_other_sounds", "among_strange_sounds"), strict=True):
+        goal = 1.0 if kind == "rooms" else None
+        yield figure(f"false_alarms_{where}", rounded(false[kind]), "events/h", goal, why=f"no {kind} in this run")
 
 
 def per_hour(label, pairs):
