@@ -25,6 +25,7 @@ from streamer.thresholds import BETWEEN, NO_LEVEL, Floats, Tail, decisions, fit,
 Clips = Mapping[str, Sequence[Sequence[Stretch]]]  # by label: each clip's windows
 
 LOWEST, HIGHEST = 0.05, 0.9999  # thresholds that are proposed: under it sound that nobody heard yet decides
+USUAL = 0.99  # share of a room's windows that must be under an offset threshold, so that events in it end
 N_CANDIDATES = 5  # the loudest sounds of a dial, for people to listen to
 
 
@@ -136,6 +137,14 @@ def levels(dial: Dial, each: Stretch, info: StreamInfo) -> Floats:
     return np.maximum(counted, highest(each.scores, fast))
 
 
+def _usual(dial: Dial, room: Room, info: StreamInfo) -> float:
+    """The score that the dial's loudest label seldom reaches in the room; 0: nothing was heard."""
+    config, columns = dial.config, [info.labels.index(label) for label in dial.labels]
+    smoothing = threshold.SMOOTHING[config.smoothing]
+    each = [smoothed(part.scores[:, columns], config.smooth_windows, smoothing).max(axis=1) for part in room.stretches]
+    return float(np.quantile(np.concatenate(each), USUAL)) if each else 0.0
+
+
 def _barred(dial: Dial, each: Stretch, smooth: np.ndarray[Any, Any], info: StreamInfo) -> np.ndarray[Any, Any]:
     if not dial.config.unless and dial.config.min_level_dbfs is None:
         return np.zeros(len(smooth), bool)
@@ -193,11 +202,7 @@ def calibrate(
         after = fired(rule, proposed(of_rule), room, info)
         for finding in of_rule:
             counts = [sum(label in finding.dial.labels for _, _, label in starts) for starts in (before, after)]
-            yield _with_fired(finding, counts[0], counts[1] if finding.proposed else None)
-
-
-def _with_fired(finding: Finding, before: int, after: int | None) -> Finding:
-    return replace(finding, fired=(before, after))
+            yield replace(finding, fired=(counts[0], counts[1] if finding.proposed else None))
 
 
 def proposed(findings: Sequence[Finding]) -> threshold.Config:
@@ -234,8 +239,8 @@ def _finding(
     heard = [max(levels(dial, part, info).max() for part in clip) for every in named for clip in every if clip]
     return Finding(
         dial=dial,
-        proposed=None if why else _pair(score(level), dial.present),
-        between=None if why or not tail else (score(tail.levels(per_hour)[0]), score(tail.levels(per_hour)[1])),
+        proposed=None if why else _pair(score(level), dial.present, _usual(dial, room, info)),
+        between=None if why or not tail else _between(tail, per_hour),
         present_per_h=_per_h(heights, tail, float(logit(dial.present.onset)), room.hours),
         fired=(0, None),
         candidates=tuple(_candidate(dial, room, each, int(i), floor) for i in found[:N_CANDIDATES]),
@@ -247,13 +252,16 @@ def _finding(
     )
 
 
-def _pair(onset: float, present: Pair) -> Pair:
-    """`onset` as people write it, not lower; its offset threshold as far below, in logits, as at present."""
+def _between(tail: Tail, per_hour: float) -> tuple[float, float]:
+    low, high = tail.levels(per_hour)
+    return max(LOWEST, score(low)), max(LOWEST, score(high))
+
+
+def _pair(onset: float, present: Pair, usual: float) -> Pair:
+    """`onset` as people write it, not lower; the present offset, but over what the room usually scores."""
     digits = 10**4 if onset > 0.99 else 10**3
     rounded = min(HIGHEST, max(LOWEST, float(np.ceil(onset * digits - 1e-6)) / digits))
-    gap = logit(present.onset) - logit(present.offset)
-    offset = np.floor(score(float(logit(rounded) - gap)) * digits + 1e-6) / digits
-    return Pair(rounded, float(min(rounded, max(1 / digits, offset))))
+    return Pair(rounded, min(rounded, max(present.offset, float(np.ceil(usual * digits)) / digits)))
 
 
 def _per_h(heights: Floats, tail: Tail | None, level: float, hours: float) -> tuple[float, float, float] | None:

@@ -4,7 +4,7 @@ The pictures need matplotlib, of the extra `train`.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from html import escape
 from io import BytesIO
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 WEEK_H = 168.0
+SMALLEST = 0.01  # a rate that is told; less is none
 TICKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)  # scores on the axis of logits
 COLUMNS = ("rule", "now", "a week (9 to 1)", "fired", "proposed (9 to 1)", "fired", "recall", "clips")
 NOTE = (
     "A week: false alarms at the present threshold. Fired: starts in what was heard. 9 to 1: so sure it is that the "
-    "true figure lies between, if weeks to come are like what was heard. Recall: share of the labelled clips, as if "
-    "sound stopped after each."
+    "true figure lies between, if weeks to come are like what was heard. Recall: share of the labelled clips that "
+    "start it, each heard to its end and no further."
 )
 STYLE = """body{font:15px sans-serif;max-width:70em;margin:2em auto}td,th{padding:.2em .7em;text-align:right}
 td:first-child{text-align:left}pre{white-space:pre-wrap}img{max-width:100%}"""
@@ -37,9 +38,10 @@ def headline(room: Room, per_hour: float, far: float) -> str:
     """What was heard, what is wished, and how far that is."""
     sources = len({each.source for each in room.stretches})
     windows = sum(len(each.end) for each in room.stretches)
+    wished, unit = (per_hour, "an hour") if per_hour >= 1 else (WEEK_H * per_hour, "a week")
     text = (
         f"Heard {room.hours:.2f} h from {sources} source{'s' if sources > 1 else ''}, {windows} windows; "
-        f"wished: for each threshold at most {figure(WEEK_H * per_hour)} a week that are false alarms."
+        f"wished: of each threshold at most {figure(wished)} false alarm{'' if wished == 1 else 's'} {unit}."
     )
     times = 1 / (per_hour * room.hours)
     if times > far:
@@ -51,15 +53,26 @@ def headline(room: Room, per_hour: float, far: float) -> str:
 
 
 def table(findings: Sequence[Finding]) -> str:
-    """Text of fixed width, then why some have no proposal."""
+    """Text of fixed width, then what to know before it is used."""
     rows = [COLUMNS, *map(_cells, findings)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     lines = []
     for row in rows:
         first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         lines.append("  ".join([first.strip().ljust(widths[0]), *others]))
-    whys = [f"{_name(each)}: no threshold proposed; {each.why}" for each in findings if each.why]
-    return "\n".join([*lines, *whys])
+    return "\n".join([*lines, *_remarks(findings)])
+
+
+def _remarks(findings: Sequence[Finding]) -> Iterator[str]:
+    """Why some have no proposal, and what lower thresholds rest on."""
+    for why in dict.fromkeys(each.why for each in findings if each.why):
+        yield f"{_names(each for each in findings if each.why == why)}: no threshold proposed; {why}"
+    if lower := [each for each in findings if each.proposed and each.proposed.onset < each.dial.present.onset]:
+        yield f"{_names(lower)}: lower than now; use that only if all that sounds there was heard: talk, music, cooking"
+
+
+def _names(findings: Iterable[Finding]) -> str:
+    return ", ".join(map(_name, findings))
 
 
 def _name(finding: Finding) -> str:
@@ -68,6 +81,8 @@ def _name(finding: Finding) -> str:
 
 def figure(value: float) -> str:
     """Two digits of a rate that is known no better."""
+    if 0 < value < SMALLEST:
+        return f"<{SMALLEST:g}"
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
@@ -110,14 +125,14 @@ def fragment(findings: Sequence[Finding], settings: Settings, stream: str) -> Re
 
 def record(finding: Finding) -> Record:
     """A finding for programs; rates are a week's."""
-    dial = finding.dial
+    dial, expected = finding.dial, finding.present_per_h
     return {
         "rule": dial.rule,
         "label": dial.name,
         "present": asdict(dial.present),
         "proposed": asdict(finding.proposed) if finding.proposed else None,
         "between": [round(each, 4) for each in finding.between] if finding.between else None,
-        "present_per_week": [round(168 * each, 3) for each in finding.present_per_h] if finding.present_per_h else None,
+        "present_per_week": [round(WEEK_H * each, 3) for each in expected] if expected else None,
         "fired": {"present": finding.fired[0], "proposed": finding.fired[1]},
         "clips": len(finding.clips),
         "recall": {
@@ -134,11 +149,11 @@ def record(finding: Finding) -> Record:
     }  # fmt: skip
 
 
-def summary(room: Room, per_hour: float, far: float, fragment: Record) -> Record:
+def summary(room: Room, per_hour: float, far: float, options: Record) -> Record:
     """What was heard and wished, and options to paste."""
     times = 1 / (per_hour * room.hours)
-    return {"heard_h": round(room.hours, 4), "false_alarms_per_week": 168 * per_hour, "extrapolated": round(times, 2),
-            "is_far": times > far, "config": fragment}  # fmt: skip
+    return {"heard_h": round(room.hours, 4), "false_alarms_per_week": WEEK_H * per_hour,
+            "extrapolated": round(times, 2), "is_far": times > far, "config": options}  # fmt: skip
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
@@ -156,6 +171,7 @@ def html(said: str, room: Room, findings: Sequence[Finding], per_hour: float) ->
     return (
         f"<!DOCTYPE html><meta charset=utf-8><title>streamer calibrate</title><style>{STYLE}</style>"
         f"<h1>Thresholds</h1><pre>{escape(said)}</pre><table><tr>{head}</tr>{rows}</table><p>{escape(NOTE)}</p>"
+        + "".join(f"<p>{escape(each)}.</p>" for each in _remarks(findings))
         + "".join(parts)
     )
 
@@ -179,10 +195,10 @@ def _picture(finding: Finding, room: Room, per_hour: float) -> bytes:
     """Scores of sounds and clips; how often levels are reached; clips missed over false alarms (PNG)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 2.8), dpi=90, layout="constrained")
-    sounds, rates, misses = figure.subplots(1, 3)
+    picture = Figure(figsize=(11, 2.8), dpi=90, layout="constrained")
+    sounds, rates, misses = picture.subplots(1, 3)
     low = float(min([*finding.peaks, *finding.clips, logit(finding.dial.present.onset)], default=-7.0))
-    axis = np.linspace(low, float(logit(0.9999)), 200)
+    axis = np.linspace(low, float(logit(HIGHEST)), 200)
     _histogram(sounds, finding, axis)
     expected = [_rate(finding, room, float(level)) * WEEK_H for level in axis]
     steps = np.sort(finding.peaks)[::-1]
@@ -199,7 +215,7 @@ def _picture(finding: Finding, room: Room, per_hour: float) -> bytes:
         axes.legend(fontsize=7)
     _misses(misses, finding, axis, expected)
     buffer = BytesIO()
-    figure.savefig(buffer, format="png")
+    picture.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
@@ -220,7 +236,7 @@ def _rate(finding: Finding, room: Room, level: float) -> float:
 
 def _misses(axes: "Axes", finding: Finding, axis: Any, expected: Sequence[float]) -> None:
     """The trade-off (DET): clips missed against false alarms a week, each threshold a point."""
-    axes.set(title="clips missed over false alarms a week")
+    axes.set(title="clips missed", xlabel="false alarms a week", ylabel="share of the labelled clips")
     if not len(finding.clips):
         axes.text(0.5, 0.5, "no labelled clips", ha="center", transform=axes.transAxes)
         return

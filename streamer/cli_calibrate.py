@@ -48,6 +48,8 @@ def calibrate(args: argparse.Namespace) -> int:
     files = [_listen(args, settings, stream, backend)] if args.live_s else args.files
     line = partial(heard, settings=settings, stream=stream, backend=backend)
     room = without(Room(spec, hop_s, _stretches(files, line)), args.exclude)
+    if not room.stretches:
+        raise ConfigError("--exclude: nothing is left of what was heard; exclude less")
     _check_reach(room.hours, args.false_alarms)
     clips = _clips(labelled, line)
     findings = list(calibration.calibrate(room, dials, info, args.false_alarms, clips))
@@ -73,6 +75,9 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--hours: needs --out FOLDER, where {SCORES} keeps what was heard; no sound is kept")
     if args.live_s:
         _check_reach(args.live_s / 3600, args.false_alarms)
+    if args.live_s and (args.out / SCORES).is_file() and (args.out / SCORES).stat().st_size:
+        kept = args.out / SCORES
+        raise ConfigError(f"--out: {kept} holds hours heard before; name another folder, or give that file as FILE")
     if args.out:
         try:
             args.out.mkdir(parents=True, exist_ok=True)

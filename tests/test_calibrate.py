@@ -113,7 +113,7 @@ def test_thresholds_under_which_the_room_is_quiet(run: Run, night: Path) -> None
     low, high = beep["between"]
     assert low <= beep["proposed"]["onset"] <= 1
     assert low < high
-    assert beep["proposed"]["offset"] < beep["proposed"]["onset"]
+    assert beep["proposed"]["offset"] <= beep["proposed"]["onset"]
     assert summary["heard_h"] == 6
     assert summary["false_alarms_per_week"] == 7
     assert summary["config"]["rules"]["beep"]["onset_threshold"] == beep["proposed"]["onset"]
@@ -123,6 +123,22 @@ def test_rarer_wishes_give_higher_thresholds(run: Run, night: Path) -> None:
     onsets = [records(run, night, "--false-alarms", wish)[0]["beep"]["proposed"]["onset"]
               for wish in ("1/hour", "1/day", "1/week")]  # fmt: skip
     assert onsets == sorted(set(onsets))
+
+
+def test_an_event_ends_in_the_room_that_its_thresholds_are_of(run: Run, night: Path, here: Path) -> None:
+    """An offset threshold under what the room scores all the time would keep the first event open for ever."""
+    file = here / "config.yaml"
+    file.write_text(CONFIG.replace("onset_threshold: 0.5, offset_threshold: 0.3", "offset_threshold: 0.001"))
+    found, summary = records(run, night, "--false-alarms", "1/day")
+    asked = config.load(file, edges.edge_config)
+    changed = asked.rules["beep"].model_copy(update=summary["config"]["rules"]["beep"])
+    info = calibration.info_of(SPEC, 1.0, asked, "hall")
+    rule = edges.build_rule(changed, "beep", info, lambda position: None)
+    room = 1 / (1 + np.exp(-np.random.default_rng(3).normal(-6, 0.5, (300, 3)))).astype(np.float32)
+    room[100:105, 1] = 0.97
+    told = [event for window in windows(room) for event in rule.update(window)]
+    assert found["beep"]["proposed"]["offset"] > 0.001
+    assert [(event.phase, event.end_reason) for event in told] == [(Phase.START, None), (Phase.END, Reason.QUIET)]
 
 
 def test_a_true_siren_is_listed_and_can_be_left_out(run: Run, night: Path) -> None:
@@ -144,7 +160,8 @@ def test_a_true_siren_is_listed_and_can_be_left_out(run: Run, night: Path) -> No
 def test_what_people_read_ends_with_options_to_paste(run: Run, night: Path, here: Path) -> None:
     code, out, err = run(night, "--false-alarms", "1/day")
     assert (code, err) == (0, "")
-    assert out.startswith("Heard 6.00 h from 1 source, 21600 windows; wished: for each threshold at most 7 a week ")
+    said = "Heard 6.00 h from 1 source, 21600 windows; wished: of each threshold at most 7 false alarms a week.\n"
+    assert out.startswith(said)
     assert re.search(r"^  siren +0\.98\d\d  \S+night\.jsonl:\d+\.\d-\d+\.\d  2026-", out, re.MULTILINE)
     options = yaml.safe_load(out[out.index("\nrules:\n") :])
     asked = yaml.safe_load(CONFIG)
@@ -209,6 +226,7 @@ def test_a_label_with_thresholds_of_its_own_is_a_dial_of_its_own(run: Run, night
     (["NIGHT", "--false-alarms", "1/year"], "once in 8766 h; give at least 29 h, better 292 h and more, "),
     (["NIGHT", "--false-alarms", "often"], "'often' is no rate; write it as 1/week: units are hour, day, week, month,"),
     (["NIGHT", "--exclude", "day.wav:1-2"], "--exclude: no recording 'day.wav' was given; known: NIGHT"),
+    (["NIGHT", "--exclude", "NIGHT:0-7:00:00"], "--exclude: nothing is left of what was heard; exclude less"),
     (["NIGHT", "--exclude", "day.wav:2-1"], "'day.wav:2-1' is no stretch of a recording; write FILE:FROM-TO, as"),
     (["NIGHT", "--stream", "attic"], "--stream: unknown stream 'attic'; known: hall"),
 ])  # fmt: skip
@@ -267,6 +285,16 @@ def test_levels_are_those_at_which_the_rule_starts(options: str) -> None:
         rule = edges.build_rule(dial.config.with_onset(onset), "r", info, lambda position: None)
         starts = [i for i, row in enumerate(rows) if any(e.phase == Phase.START for e in rule.update(row))]
         assert starts[:1] == list(np.flatnonzero(over)[:1])
+
+
+def test_what_was_heard_before_is_not_written_over(run: Run, night: Path, here: Path) -> None:
+    (here / "found").mkdir()
+    kept = save(here / "found" / "scores.jsonl", scores(1.2, 2))
+    before = kept.read_bytes()
+    code, _, err = run("--seconds", "100", "--false-alarms", "1/hour", "--out", "found")
+    assert code == 2
+    assert "--out: found/scores.jsonl holds hours heard before; name another folder, or give that file as FILE" in err
+    assert kept.read_bytes() == before
 
 
 def test_what_is_left_out_takes_every_window_that_holds_it() -> None:
