@@ -4,10 +4,11 @@
                               [--perfect] [--mixed HOURS] [--rooms HOURS] [--alarms HOURS]
 
 FOLDER holds a sub-folder per ESC-10 class; alarms, rooms and other sounds are made in code. With --scores the model's
-scores are kept in DIR: other rules are then measured in seconds, and a run that was stopped goes on.
+scores are kept in DIR: other options of the rules are then measured in seconds, and a run that was stopped goes on.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import tempfile
@@ -17,9 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from figures import figure, finish
+from figures import figure, finish, sentences
 
 from models import checkpoint, load_spec
+from models.train.arguments import number, whole
+from models.train.data import recordings
 from models.train.rooms import OTHERS, STRANGERS
 from models.train.soundscapes import Bank, Options, Truth, bank, compose, made
 from models.train.starter import LABELS
@@ -34,6 +37,7 @@ from streamer.detections import (
     percentile,
     with_threshold_rules,
 )
+from streamer.errors import ConfigError
 from streamer.replay import replay
 
 SECONDS = 300  # of a soundscape
@@ -56,11 +60,11 @@ def scenes(banks, args):
     """Name → a maker of the soundscape."""
     asked = {"mixed": args.mixed, "rooms": args.rooms, ALARMS: args.alarms}
     numbers = {kind: math.ceil(each * 3600 / SECONDS) for kind, each in asked.items() if each} or KINDS
-    for number, kind in enumerate(KINDS):
+    for place, kind in enumerate(KINDS):
         made_of, options = banks[kind], AT_0_DB if kind == ALARMS else None
         n = numbers.get(kind, 0)
         for i in range(min(n, 1) if args.quick else n):
-            yield f"{kind}-{i:03}", partial(compose, made_of, SECONDS, (args.seed, number, i), options)
+            yield f"{kind}-{i:03}", partial(compose, made_of, SECONDS, (args.seed, place, i), options)
 
 
 def banks_of(args, ruled):
@@ -121,10 +125,24 @@ def is_seen(truth, start_s, end_s):
 def check_same(folder, made_by):
     """Scores of another model, or of other sounds, are not to be mixed with these."""
     path = folder / "made_by.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--scores: {folder} can't be made: {error.strerror}; name another folder") from None
     if not path.exists():
         path.write_text(json.dumps(made_by), encoding="utf-8")
-    elif (there := json.loads(path.read_text(encoding="utf-8"))) != made_by:
-        raise SystemExit(f"--scores: {folder} holds scores made by {there}, not by {made_by}; name another folder")
+    there = json.loads(path.read_text(encoding="utf-8"))
+    for name in made_by.keys() | there.keys():
+        if there.get(name) != made_by.get(name):
+            what = f"scores of {name} {there.get(name)}, asked for is {made_by.get(name)}"
+            raise ConfigError(f"--scores: {folder} holds {what}; name another folder")
+
+
+def sounds_of(data):
+    """So that recordings can be told from others: their number, and a hash of their names and sizes."""
+    files = sorted(recording.path for recording in recordings(data))
+    said = "".join(f"{path.parent.name}/{path.name} {path.stat().st_size}\n" for path in files)
+    return f"{len(files)} {hashlib.sha256(said.encode()).hexdigest()[:8]}"
 
 
 # -- how well ----------------------------------------------------------------------------------------------------------
@@ -271,13 +289,6 @@ def rounded(value):
     return None if value is None or math.isnan(value) else round(float(value), 4)
 
 
-def hours(text):
-    """More than none; in steps of `SECONDS`."""
-    if not 0 < (number := float(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} hours; give more than 0, such as 0.5")
-    return number
-
-
 def held_out(settings, fold):
     """Whether the model had never heard these recordings, as far as its folder says."""
     path = Path(checkpoint.find(settings.model.checkpoint)) / "measured.json"
@@ -290,36 +301,38 @@ def held_out(settings, fold):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="five minutes of each kind instead of an hour")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/esc10"), help="a sub-folder per ESC-10 class")
-    parser.add_argument("--fold", type=int, help="only recordings of this fold")
-    parser.add_argument("--seed", type=int, default=0, help="another draws other soundscapes")
+    parser.add_argument("--data", type=Path, help="recordings, a sub-folder per ESC-10 class (none)")
+    parser.add_argument("--fold", type=whole, help="only recordings of this fold")
+    parser.add_argument("--seed", type=whole, default=0, help="another draws other soundscapes (0)")
     parser.add_argument("-c", "--config", type=Path, help="rules and model; by default those of config.yaml")
     parser.add_argument("--model", help="another than the configuration's: a bundled name or a folder")
+    hours = {"type": number(0, 1e4), "metavar": "HOURS"}
     for kind, what in (("mixed", "mixed sounds"), ("rooms", "empty rooms"), (ALARMS, "smoke alarms at 0 dB in rooms")):
-        parser.add_argument(f"--{kind}", type=hours, metavar="HOURS", help=f"of {what}, instead of some of each kind")
+        parser.add_argument(f"--{kind}", **hours, help=f"of {what}, instead of some of each kind")
     parser.add_argument("--scores", type=Path, help="folder to keep scores in")
     parser.add_argument("--perfect", action="store_true", help="what the rules would do with a perfect model's scores")
     args = parser.parse_args()
-    args.data = args.data if args.data.exists() else None
     settings = cli_shared.settings_of(args)
     stream = next(iter(settings.streams))
     spec = load_spec(settings.model.checkpoint, max_length=settings.model.window_frames)
     settings, hop_s = with_threshold_rules(settings, stream), settings.streams[stream].hop_s
     with tempfile.TemporaryDirectory() as folder:
         args.scores = args.scores or Path(folder)
-        args.scores.mkdir(parents=True, exist_ok=True)
-        made_by = {"seed": args.seed, "fold": args.fold, "model": spec.revision, "hop_s": hop_s}
-        made_by |= {"window_frames": spec.window_frames}
-        check_same(args.scores, made_by | {"recordings": bool(args.data)})
         labels = labels_of(settings, stream, spec.labels)
+        made_by = {"seed": args.seed, "fold": args.fold, "recordings": args.data and sounds_of(args.data)}
+        made_by |= {"model": spec.revision, "window_frames": spec.window_frames, "hop_s": hop_s}
+        made_by |= {"backend": settings.model.backend, "dtype": settings.model.dtype, "labels": sorted(labels)}
+        check_same(args.scores, made_by)
         heard = listen(args, settings, set(labels))
     if args.perfect:
         print("a perfect model's scores")
     if args.mixed or not (args.rooms or args.alarms):  # those have no recordings to know by heart
         print(f"recordings of fold {args.fold or 'any'}" if args.data else "NO recordings, synthetic alarms alone")
-        print(held_out(settings, args.fold))
+        if args.data:
+            print(held_out(settings, args.fold))
     report(labels, heard, hop_s)
 
 
 if __name__ == "__main__":
-    main()
+    with sentences():
+        main()

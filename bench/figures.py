@@ -3,6 +3,11 @@
 import json
 import os
 import platform
+import sys
+from contextlib import contextmanager
+
+from models.errors import ModelError
+from streamer.errors import StreamerError
 
 
 def figure(name, value, unit, goal=None, better="lower", *, why=None):
@@ -10,6 +15,16 @@ def figure(name, value, unit, goal=None, better="lower", *, why=None):
     met = None if value is None or goal is None else value <= goal if better == "lower" else value >= goal
     entry = {"name": name, "value": value, "unit": unit, "goal": goal, "better": better, "met": met}
     return entry | ({"why": why} if why and value is None else {})
+
+
+@contextmanager
+def sentences():
+    """Mistakes of whoever runs a bench end it with their one sentence."""
+    try:
+        yield
+    except (ModelError, StreamerError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 def machine():

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 from detection import COLLAR, FALSE, cell, per_hour, rounded
-from figures import figure, finish
+from figures import figure, finish, sentences
 
+from models.train.arguments import number
 from models.train.detections import Found
 from models.train.soundscapes import Truth
 from streamer import cli_shared, edges
@@ -194,7 +195,7 @@ def report(picks):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--scores", type=Path, nargs="+", default=[], metavar="DIR", help="folders of saved scores")
-    parser.add_argument("--offset-share", type=float, nargs="+", default=[OFFSET_SHARE], help="of onsets, to try")
+    parser.add_argument("--offset-share", type=number(0, 1), nargs="+", default=[OFFSET_SHARE], help="of onsets")
     parser.add_argument("--min-windows", type=int, choices=NEEDED, help="that make a start: 1, or 2 of 3; else both")
     parser.add_argument("--quick", action="store_true", help="every third threshold")
     parser.add_argument("-c", "--config", type=Path)
@@ -220,4 +221,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with sentences():
+        main()

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from models.train.detections import Counts, Found, Told, event_based, intersection_based, onset_based, told
 from models.train.soundscapes import Soundscape, Truth
+from streamer.errors import ConfigError
 
 BENCH = Path(__file__).parent.parent / "bench"
 
@@ -215,5 +218,22 @@ def test_the_first_hour_of_three_is_the_usual_one(bench: ModuleType, monkeypatch
 def test_scores_of_another_model_are_not_mixed_in(bench: ModuleType, tmp_path: Path) -> None:
     bench.check_same(tmp_path, {"seed": 0})
     bench.check_same(tmp_path, {"seed": 0})
-    with pytest.raises(SystemExit, match=r"holds scores made by \{'seed': 0\}, not by \{'seed': 1\}; name another"):
+    with pytest.raises(ConfigError, match=r"holds scores of seed 0, asked for is 1; name another folder"):
         bench.check_same(tmp_path, {"seed": 1})
+    with pytest.raises(ConfigError, match=r"holds scores of labels None, asked for is \['Rain'\]; name another folder"):
+        bench.check_same(tmp_path, {"seed": 0, "labels": ["Rain"]})
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    ("detection.py --data /nowhere --quick", "data '/nowhere' not found; needed: a sub-folder for each label"),
+    ("detection.py --rooms 0", "argument --rooms: 0 is not over 0"),
+    ("detection.py --config /nowhere", "/nowhere: no such file; name an existing one with -c"),
+    ("detection.py --scores /dev/null", "--scores: /dev/null can't be made: File exists; name another folder"),
+    ("thresholds.py --offset-share 2", "argument --offset-share: 2 is not over 0 and up to 1"),
+])  # fmt: skip
+def test_mistakes_get_a_sentence(arguments: str, said: str) -> None:
+    name, *others = arguments.split()
+    done = subprocess.run([sys.executable, BENCH / name, *others], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

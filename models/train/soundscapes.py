@@ -21,6 +21,7 @@ import soxr
 
 from models.errors import DataError
 from models.train import alarms
+from models.train.arguments import number, whole
 from models.train.data import Recording, opened, recordings
 from models.train.rooms import TONES, Floats, Maker, reverberated
 
@@ -256,8 +257,17 @@ def _gain(db: float) -> np.float32:
 
 
 def write(folder: Path, soundscapes: Iterable[tuple[str, Soundscape]]) -> None:
-    """WAV files of 16 bits by name, and their annotations and durations; each as soon as it is there."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """WAV files of 16 bits by name, and their annotations and durations; each as soon as it is there.
+
+    Raises:
+        DataError: the folder holds something already, or can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} can't be made: {error.strerror}; name another folder") from None
+    if any(folder.iterdir()):
+        raise DataError(f"{folder} is not empty, and other sound in it would count as background; name another folder")
     with (
         (folder / ANNOTATIONS).open("w", newline="", encoding="utf-8") as annotations,
         (folder / DURATIONS).open("w", newline="", encoding="utf-8") as durations,
@@ -279,14 +289,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a folder per label, or a CSV; without it alarms alone sound")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--folds", nargs="+", default=(), help="only recordings of these folds: <fold>-….ogg")
-    parser.add_argument("--hours", type=float, default=1.0)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each soundscape")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hours", type=number(0, 1e5), default=1.0, help="of all soundscapes together (1)")
+    parser.add_argument("--seconds", type=number(0, 3600), default=60.0, help="of each soundscape (60)")
+    parser.add_argument("--seed", type=whole, default=0, help="another makes other soundscapes (0)")
     args = parser.parse_args()
-    made_of = bank(args.data, folds=args.folds, names={folder: name for folder, (name, _) in LABELS.items()})
     n = max(1, round(args.hours * 3600 / args.seconds))
-    write(args.out, ((f"{i:05}.wav", compose(made_of, args.seconds, (args.seed, i))) for i in range(n)))
-    print(f"{n} soundscapes of {args.seconds:g} s in {args.out}")
+    try:
+        made_of = bank(args.data, folds=args.folds, names={folder: name for folder, (name, _) in LABELS.items()})
+        write(args.out, ((f"{i:05}.wav", compose(made_of, args.seconds, (args.seed, i))) for i in range(n)))
+    except DataError as error:
+        parser.error(str(error))
+    print(f"{n} soundscape{'s' if n > 1 else ''} of {args.seconds:g} s in {args.out}")
 
 
 if __name__ == "__main__":

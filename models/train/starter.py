@@ -30,9 +30,11 @@ import soxr
 import torch
 
 from models.audio_spectrogram_transformer import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+from models.errors import DataError, ModelError
 from models.fbank import fbank
 from models.spec import ModelSpec
 from models.train.alarms import ALARMS, RATE
+from models.train.arguments import whole
 from models.train.data import Recording, read
 from models.train.evaluate import clip_scores
 from models.train.features import Features
@@ -58,6 +60,7 @@ LABELS = {  # ESC-10 folder → AudioSet display name and id
 }
 ALARM_IDS = {"Smoke detector, smoke alarm": "/m/01y3hg", "Siren": "/m/03kmc9", "Beep, bleep": "/m/02fs_r"}
 ALARM_EXAMPLES = 48  # of each kind; ESC-10 gives about 32 recordings a class
+CREDITS = "credits.csv"  # names each recording's file, fold and licence
 MEASURED = "measured.json"  # says of a checkpoint which fold it had not heard
 OTHER_EXAMPLES, OTHER_S = 48, (2.0, 10.0)  # of each kind; seconds
 TEACHER = Recipe(
@@ -78,9 +81,17 @@ def config() -> ASTConfig:
 
 
 def recordings(data: Path) -> list[Recording]:
-    """Every recording whose licence allows it, with its folder as label, sorted."""
-    with (data / "credits.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if "sampling" not in row["licence"].lower()]
+    """Every recording whose licence allows it, with its folder as label, sorted.
+
+    Raises:
+        DataError: there is no list of them.
+    """
+    try:
+        with (data / CREDITS).open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if "sampling" not in row["licence"].lower()]
+    except OSError as error:
+        how = "put models/starter/credits.csv beside the folders of recordings that it names"
+        raise DataError(f"{data / CREDITS} can't be read: {error.strerror}; {how}") from None
     found = [Recording(data / row["file"], (row["file"].split("/")[0],), int(row["fold"])) for row in rows]
     return sorted(found, key=lambda recording: recording.path)
 
@@ -134,24 +145,27 @@ def _sampled(samples: np.ndarray, rate: int) -> np.ndarray:
     return resampled
 
 
-def arguments() -> argparse.Namespace:
-    """What the command line says."""
+def main() -> None:
+    """Train as the arguments say."""
     parser = argparse.ArgumentParser(prog="python -m models.train.starter", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data", type=Path, required=True, help="the ESC-10 folder")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--hold-out", type=int, help="a fold left out of training and measured")
     stages = [recipe.steps for recipe in (TEACHER, PUPIL, FINISH)]
-    parser.add_argument("--steps", type=int, nargs=3, default=stages, help="of the teacher, of the AST, of its finish")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=whole, nargs=3, default=stages, help="of teacher, AST and its finish")
+    parser.add_argument("--seed", type=whole, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--workers", type=int, default=0, help="processes that compose windows; 3 keep a GPU busy")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Train as the arguments say."""
-    args = arguments()
+    parser.add_argument("--workers", type=whole, default=0, help="processes that compose windows; 3 keep a GPU busy")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    args = parser.parse_args()
+    try:
+        train(args)
+    except ModelError as error:
+        parser.error(str(error))
+
+
+def train(args: argparse.Namespace) -> None:
+    """All three stages, and the checkpoint that they end with."""
     if args.device != "cpu":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS can't be the same each time
         torch.use_deterministic_algorithms(True, warn_only=True)

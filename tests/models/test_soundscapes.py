@@ -258,3 +258,22 @@ def test_the_command_line_writes_a_folder(data, tmp_path, monkeypatch, capsys):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "00000.wav", "00001.wav", ANNOTATIONS, DURATIONS
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    ("--data nowhere", "data 'nowhere' not found; needed: a sub-folder for each label"),
+    ("--seconds 0", "argument --seconds: 0 is not over 0 and up to 3600"),
+    ("--hours nan", "argument --hours: nan is not over 0 and up to 100000"),
+    ("--seed -1", "argument --seed: '-1' is not a whole number from 0 on"),
+    ("--out used", "used is not empty, and other sound in it would count as background; name another folder"),
+    ("--out used/file", "used/file can't be made: File exists; name another folder"),
+])  # fmt: skip
+def test_mistakes_on_the_command_line(arguments, said, tmp_path, monkeypatch, capsys):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["soundscapes", "--out", "new", *arguments.split()])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
