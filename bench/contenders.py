@@ -86,7 +86,7 @@ def export(checkpoint, work):
     """The reference model as ONNX files, float32 and int8; or why there are none."""
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript", "transformers") if find_spec(name) is None]
     if missing:
-        return {}, f"not installed: {', '.join(missing)}; pip install 'streamer[bench,test]'"
+        return {}, f"not installed: {', '.join(missing)}; pip install -e '.[bench,test]'"
     files = {f"onnxruntime_{dtype}": work / f"{dtype}.onnx" for dtype in ("float32", "int8")}
     command = [sys.executable, "-c", EXPORT, str(checkpoint), *map(str, files.values())]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

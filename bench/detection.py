@@ -171,7 +171,7 @@ def psds(heard, labels):
         from sed_scores_eval.base_modules.scores import create_score_dataframe
         from sed_scores_eval.intersection_based import psds as compute
     except ImportError as error:
-        return dict.fromkeys(PSDS), f"sed_scores_eval is missing ({error}): pip install 'streamer[bench]'"
+        return dict.fromkeys(PSDS), f"sed_scores_eval is missing ({error}): pip install -e '.[bench]'"
     scores, truth, heard = {}, {}, {name: pair for name, pair in heard.items() if not name.startswith(ALARMS)}
     labels = [label for label in labels if any(t.label == label for truths, _ in heard.values() for t in truths)]
     if not labels:

@@ -9,7 +9,7 @@ its best is the peak. The fraction of that is of the arithmetic a contender real
 number format; ours does less than the reference (`models.audio_spectrogram_transformer.inference`). Differences are of
 scores, to ours in float32. FOLDER holds ESC-10 as a folder per class: what int8 costs there is measured too.
 
-Peers that are not installed are left out: `pip install 'streamer[bench,test]'`.
+Peers that are not installed are left out: `pip install -e '.[bench,test]'`.
 """
 
 import argparse

@@ -89,7 +89,8 @@ def _ignored(folder: Path, scenes: "Sequence[Annotated]", labels: Sequence[str],
     if not ignored:
         return {}
     said = ", ".join(f"{label!r} ({n})" for label, n in ignored.items())
-    hint = next(filter(None, (closest(label, labels) for label in ignored)), "")
+    hints = ((label, closest(label, labels)) for label in ignored)
+    hint = next((f"{hint[:-1]} by {label!r}?" for label, hint in hints if hint), "")
     text = f"{folder / ANNOTATIONS}: no rule of stream {stream!r} listens for {said}"
     if len(ignored) == len(sounds):
         known = ", ".join(map(repr, labels[:6])) + (" …" if len(labels) > 6 else "")

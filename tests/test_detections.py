@@ -227,7 +227,7 @@ def test_labels_of_another_set(run: Run) -> None:
     Path("scenes/annotations.tsv").write_text("filename\tonset\toffset\tevent_label\n1.wav\t1\t2\tbark\n")
     assert run("--soundscapes", "scenes") == (2, "", (
         "scenes/annotations.tsv: no rule of stream 'room' listens for 'bark' (1), and there is nothing else; rules "
-        "listen for 'Bark', 'Siren': name the labels so, or add rules. Did you mean 'Bark'?\n"
+        "listen for 'Bark', 'Siren': name the labels so, or add rules. Did you mean 'Bark' by 'bark'?\n"
     ))  # fmt: skip
 
 

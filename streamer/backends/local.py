@@ -26,7 +26,7 @@ def build(settings: Settings) -> "Local":
     config = settings.model
     if config.dtype == "int8":
         where = settings.locate("model", "dtype")
-        raise ConfigError(f"{where}: int8 needs OpenVINO, which is not installed; pip install 'streamer[openvino]'")
+        raise ConfigError(f"{where}: int8 needs OpenVINO, which is not installed; pip install -e '.[openvino]'")
     try:
         device = pick_device(config.device)
     except LookupError as error:

@@ -63,7 +63,7 @@ def build(settings: Settings) -> "OpenVino":
     config = settings.model
     if not is_installed():
         where = settings.locate("model", "backend")
-        raise ConfigError(f"{where}: OpenVINO is not installed; pip install 'streamer[openvino]', or write 'local'")
+        raise ConfigError(f"{where}: OpenVINO is not installed; pip install -e '.[openvino]', or write 'local'")
     core = one_core()
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     fits = [dtype for dtype in ("float32", *CAPABILITIES) if CAPABILITIES.get(dtype) in {None, *able}]
