@@ -35,6 +35,7 @@ from streamer.detections import (
     measure,
     median_error,
     percentile,
+    rounded,
     with_threshold_rules,
 )
 from streamer.errors import ConfigError
@@ -283,10 +284,6 @@ def over_0_db(noticed):
     """Share of the sounds at least as loud as the background that were heard."""
     n_heard, n_missed = (sum(db >= 0 for db in dbs) for dbs in (noticed.heard_db, noticed.missed_db))
     return n_heard / (n_heard + n_missed) if n_heard + n_missed else None
-
-
-def rounded(value):
-    return None if value is None or math.isnan(value) else round(float(value), 4)
 
 
 def held_out(settings, fold):

@@ -18,7 +18,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from detection import COLLAR, FALSE, cell, per_hour, rounded
+from detection import COLLAR, FALSE, cell, per_hour
 from figures import figure, finish, sentences
 
 from models.train.arguments import number
@@ -27,7 +27,7 @@ from models.train.soundscapes import Truth
 from streamer import cli_shared, edges
 from streamer.calibration import info_of
 from streamer.core import Phase, Reason, Scores, StreamInfo
-from streamer.detections import Figures, labels_of, mean, measure, percentile, wanted_by, with_threshold_rules
+from streamer.detections import Figures, labels_of, mean, measure, percentile, rounded, wanted_by, with_threshold_rules
 from streamer.replay import header_of, replay
 
 ONSETS = [round(0.15 + 0.05 * i, 2) for i in range(16)]

@@ -133,12 +133,12 @@ class Figures:
             "sounds": self.sounds,
             "missed": counts.missed,
             "false": counts.false,
-            "false_per_h": _rounded(counts.false / hours),
-            **{name: _rounded(value) for name, value in zip(F1, self.f1, strict=True)},
-            "late_p50_s": _rounded(percentile(self.told.latency_s, 50)),
-            "late_p95_s": _rounded(percentile(self.told.latency_s, 95)),
-            "onset_error_s": _rounded(median_error(self.told.onset_s)),
-            "offset_error_s": _rounded(median_error(self.told.offset_s)),
+            "false_per_h": rounded(counts.false / hours),
+            **{name: rounded(value) for name, value in zip(F1, self.f1, strict=True)},
+            "late_p50_s": rounded(percentile(self.told.latency_s, 50)),
+            "late_p95_s": rounded(percentile(self.told.latency_s, 95)),
+            "onset_error_s": rounded(median_error(self.told.onset_s)),
+            "offset_error_s": rounded(median_error(self.told.offset_s)),
         }
 
 
@@ -160,7 +160,7 @@ def report(labels: Iterable[str], heard: Sequence[Heard], hours: float) -> dict[
     return {
         "labels": [{"label": label, **figures.to_dict(hours)} for label, figures in each.items()],
         "all": sum(each.values(), Figures()).to_dict(hours),
-        "mean_over_labels": {name: _rounded(mean(f1[i] for f1 in sounding)) for i, name in enumerate(F1)},
+        "mean_over_labels": {name: rounded(mean(f1[i] for f1 in sounding)) for i, name in enumerate(F1)},
     }
 
 
@@ -194,8 +194,9 @@ def mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(there)) if there else None
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else round(value, 4)
+def rounded(value: float | None) -> float | None:
+    """A figure to be kept: four places, and None where there is nothing to say."""
+    return None if value is None or math.isnan(value) else round(float(value), 4)
 
 
 def _shown(value: object) -> str:

@@ -292,7 +292,8 @@ class Rule:
             return f"{says} < {sound.onset_threshold:g}" if is_near else ""
         if barred:
             return f"{says}, but {barred}"
-        return f"{says} >= {sound.onset_threshold:g}: {n_over} of {self.config.min_windows} windows"
+        needed = f"{n_over} of the {self.config.min_windows} windows that make a start"
+        return f"{says} >= {sound.onset_threshold:g}: {needed}"
 
     def _says(self, window: _Heard) -> str:
         sound, n = window.sound, len(self._recent)

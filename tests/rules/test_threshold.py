@@ -278,7 +278,7 @@ def test_it_says_why() -> None:
     assert said_why == [
         "",
         "Bark 0.50 < 0.6",
-        "Bark 0.70 >= 0.6: 1 of 2 windows",
+        "Bark 0.70 >= 0.6: 1 of the 2 windows that make a start",
         "Bark 0.80 >= 0.6: started, at 1.00 s",
         "open since 1.00 s; Bark 0.90",
         "ended, at 1.50 s: quiet",
