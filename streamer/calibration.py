@@ -121,7 +121,10 @@ def _dials(rule: str, config: threshold.Config, known: Sequence[str]) -> Iterato
 
 
 def levels(dial: Dial, each: Stretch, info: StreamInfo) -> Floats:
-    """The logit (n,) of the highest threshold at which each window would start an event."""
+    """The logit (n,) of the highest threshold at which each window would start an event.
+
+    Where the gate kept the window from the model all scores are 0: that can start nothing.
+    """
     config, labels = dial.config, info.labels
     smooth = smoothed(each.scores, config.smooth_windows, threshold.SMOOTHING[config.smoothing])
     hasty = set(within(config.instant, config.groups))
@@ -131,18 +134,19 @@ def levels(dial: Dial, each: Stretch, info: StreamInfo) -> Floats:
 
     def highest(scores: np.ndarray[Any, Any], columns: list[int]) -> Floats:
         found = scores[:, columns].max(axis=1) if columns else np.full(len(scores), NO_LEVEL)
-        return logit(np.where(barred, NO_LEVEL, found))
+        return logit(np.where(barred | (found == 0), NO_LEVEL, found))
 
     counted = decisions(highest(smooth, slow), config.min_windows, config.of_windows)
     return np.maximum(counted, highest(each.scores, fast))
 
 
 def _usual(dial: Dial, room: Room, info: StreamInfo) -> float:
-    """The score that the dial's loudest label seldom reaches in the room; 0: nothing was heard."""
+    """The score that the dial's loudest label seldom reaches, of what the model heard of the room; 0: nothing."""
     config, columns = dial.config, [info.labels.index(label) for label in dial.labels]
     smoothing = threshold.SMOOTHING[config.smoothing]
     each = [smoothed(part.scores[:, columns], config.smooth_windows, smoothing).max(axis=1) for part in room.stretches]
-    return float(np.quantile(np.concatenate(each), USUAL)) if each else 0.0
+    heard = np.concatenate([one[one > 0] for one in each])
+    return float(np.quantile(heard, USUAL)) if len(heard) else 0.0
 
 
 def _barred(dial: Dial, each: Stretch, smooth: np.ndarray[Any, Any], info: StreamInfo) -> np.ndarray[Any, Any]:

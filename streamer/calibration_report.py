@@ -15,7 +15,7 @@ import numpy as np
 from streamer.calibration import HIGHEST, Finding
 from streamer.room import Room
 from streamer.settings import Settings
-from streamer.thresholds import logit, score
+from streamer.thresholds import Floats, logit, score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -197,7 +197,7 @@ def _picture(finding: Finding, room: Room, per_hour: float) -> bytes:
 
     picture = Figure(figsize=(11, 2.8), dpi=90, layout="constrained")
     sounds, rates, misses = picture.subplots(1, 3)
-    low = float(min([*finding.peaks, *finding.clips, logit(finding.dial.present.onset)], default=-7.0))
+    low = float(min([*finding.peaks, *_found(finding), logit(finding.dial.present.onset)], default=-7.0))
     axis = np.linspace(low, float(logit(HIGHEST)), 200)
     _histogram(sounds, finding, axis)
     expected = [_rate(finding, room, float(level)) * WEEK_H for level in axis]
@@ -222,9 +222,14 @@ def _picture(finding: Finding, room: Room, per_hour: float) -> bytes:
 def _histogram(axes: "Axes", finding: Finding, axis: Any) -> None:
     bins = list(np.linspace(axis[0], axis[-1], 40))
     axes.hist(finding.peaks, bins, alpha=0.7, label="the room's sounds")
-    if len(finding.clips):
-        axes.hist(np.minimum(finding.clips, axis[-1]), bins, alpha=0.7, label="labelled clips")
+    if len(_found(finding)):
+        axes.hist(np.minimum(_found(finding), axis[-1]), bins, alpha=0.7, label="labelled clips")
     axes.set(yscale="log", title="scores that would start it")
+
+
+def _found(finding: Finding) -> Floats:
+    """The labelled clips' levels but for those that start it at no threshold: too short, or barred throughout."""
+    return finding.clips[np.isfinite(finding.clips)]
 
 
 def _rate(finding: Finding, room: Room, level: float) -> float:

@@ -3,6 +3,8 @@
 import argparse
 import json
 import re
+import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamer import cli_shared as shared
 from streamer.cli_shared import Command, Record
-from streamer.errors import ConfigError
+from streamer.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
     from models.spec import ModelSpec
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 UNIT_H = {"hour": 1.0, "day": 24.0, "week": 168.0, "month": 730.0, "year": 8766.0}
 FAR, TOO_FAR = 30, 300  # times what was heard: from there on a warning, a refusal
 SCORES, FRAGMENT, REPORT = "scores.jsonl", "thresholds.yaml", "report.html"
+ENOUGH = ("SIGTERM", "SIGHUP")  # end live listening as Ctrl-C does: what was heard is enough
 N_SHOWN = 3  # of a rule's loudest sounds, in the terminal
 
 
@@ -46,6 +49,9 @@ def calibrate(args: argparse.Namespace) -> int:
         raise ConfigError(f"{where}: no threshold rule watches stream {stream!r}; add one to calibrate")
     labelled = _labelled(args.labelled, dials, spec, backend().spec) if args.labelled else []
     files = [_listen(args, settings, stream, backend)] if args.live_s else args.files
+    _compare(spec, hop_s, settings, stream)
+    options = settings.streams[stream].model_copy(update={"hop_s": hop_s})
+    settings = settings.model_copy(update={"streams": {**settings.streams, stream: options}})
     line = partial(heard, settings=settings, stream=stream, backend=backend)
     room = without(Room(spec, hop_s, _stretches(files, line)), args.exclude)
     if not room.stretches:
@@ -113,6 +119,10 @@ def _listen(
 
     path: Path = args.out / SCORES
     hours, text = args.live_s / 3600, f"listening to {stream}"
+    for name in ENOUGH:
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, signal.default_int_handler)
     with path.open("w", encoding="utf-8") as save, shared.hours_bar(hours, text) as bar:
         listen(settings, stream, backend(), args.live_s, save=save, tick=lambda seconds: bar.update(seconds / 3600))
     return path
@@ -139,11 +149,31 @@ def _kind(
     return spec, hop_s
 
 
+def _compare(spec: "ModelSpec", hop_s: float, settings: "Settings", stream: str) -> None:
+    """Warn where scores were saved with another hop or window than the thresholds will be used with."""
+    window_s = spec.window_s if settings.model.window_s is None else settings.model.window_s
+    asked, have = (settings.streams[stream].hop_s, window_s), (hop_s, spec.window_s)
+    if have != asked:
+        ours, theirs = (f"hop {hop:g} s, window {window:g} s" for hop, window in (asked, have))
+        text = f"the scores are of {theirs}; the configuration has {ours}, and thresholds are not for that"
+        print(text, file=sys.stderr)
+
+
 def _stretches(files: Sequence[Path], line: "Callable[..., Iterator[Stretch]]") -> "tuple[Stretch, ...]":
+    """All that was heard. Of scores whose saving was cut short, what there is: that hour won't come again."""
+    from streamer.replay import is_scores
+
     found: list[Stretch] = []
     for path in files:
+        n = len(found)
         with shared.hours_bar(None, path.name) as bar:
-            found += line(path, tick=lambda seconds: bar.update(seconds / 3600))
+            try:
+                for each in line(path, tick=lambda seconds: bar.update(seconds / 3600)):
+                    found.append(each)  # noqa: PERF402
+            except SourceError:
+                if len(found) == n or not is_scores(path):
+                    raise
+                print(f"{path} breaks off; what was heard before counts", file=sys.stderr)
     if not found:
         raise ConfigError(f"{', '.join(map(str, files))}: no window of sound in it; give hours of the room")
     return tuple(found)
@@ -208,8 +238,6 @@ def _show(args: argparse.Namespace, room: "Room", findings: Sequence["Finding"],
 
 
 def _write(args: argparse.Namespace, room: "Room", findings: Sequence["Finding"], fragment: Record) -> None:
-    import sys
-
     from streamer.calibration_report import headline, html, table
 
     said = headline(room, args.false_alarms, FAR)

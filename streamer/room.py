@@ -18,7 +18,7 @@ from streamer import edges
 from streamer.audio.clock import Clock
 from streamer.audio.ring import Ring
 from streamer.backends.base import Backend
-from streamer.core import Level, Samples, Scores, SegmentEnd
+from streamer.core import Level, Reason, Samples, Scores, SegmentEnd
 from streamer.engine import Engine
 from streamer.errors import ConfigError, DeviceLost
 from streamer.line import build_line
@@ -127,15 +127,17 @@ def without(room: Room, spans: Iterable[Span]) -> Room:
     """The room less all windows that hold anything of `spans`.
 
     Raises:
-        ConfigError: no source has such a name.
+        ConfigError: no source has such a name, or several have.
     """
     known = list(dict.fromkeys(each.source for each in room.stretches))
     parts = list(room.stretches)
     for span in spans:
-        matching = {source for source in known if span.source in {source, Path(source).name}}
-        if not matching:
+        named = [name for name in known if name == span.source] or [n for n in known if Path(n).name == span.source]
+        if len(named) > 1:
+            raise ConfigError(f"--exclude: {span.source!r} may be each of {', '.join(named)}; write one of these")
+        if not named:
             raise ConfigError(f"--exclude: no recording {span.source!r} was given; known: {', '.join(known)}")
-        parts = [part for each in parts for part in (_less(each, span) if each.source in matching else [each])]
+        parts = [part for each in parts for part in (_less(each, span) if each.source == named[0] else [each])]
     return replace(room, stretches=tuple(parts))
 
 
@@ -188,6 +190,8 @@ def listen(
         source.start(ring, clock)
         try:
             _wait(engine, ring, lambda: heard_to < seconds * rate, info.description)
+            if ring.closed not in (None, Reason.SOURCE_END) and heard_to < seconds * rate:
+                raise DeviceLost(f"{info.description} was lost; what was heard before is kept")
         except KeyboardInterrupt:
             pass  # enough was heard
         finally:

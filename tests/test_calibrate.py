@@ -15,8 +15,9 @@ import yaml
 
 from models import ModelSpec, load_spec
 from models.train.alarms import smoke_alarm
-from streamer import calibration, cli, config, edges
+from streamer import calibration, calibration_report, cli, config, edges
 from streamer.core import Level, Phase, Reason, Scores, SegmentEnd
+from streamer.errors import ConfigError
 from streamer.replay import write_header, write_output
 from streamer.room import Room, Span, stretch, without
 from streamer.thresholds import logit
@@ -287,6 +288,51 @@ def test_levels_are_those_at_which_the_rule_starts(options: str) -> None:
         assert starts[:1] == list(np.flatnonzero(over)[:1])
 
 
+def test_a_name_that_two_sources_share_is_asked_about() -> None:
+    rows = windows(np.zeros((60, 3), np.float32))
+    room = Room(SPEC, 1.0, tuple(stretch(name, None, RATE, rows) for name in ("mon/s.jsonl", "tue/s.jsonl", "s.jsonl")))
+    assert [len(each.end) for each in without(room, [Span("s.jsonl", 20.0, 21.0)]).stretches] == [60, 60, 20, 29]
+    with pytest.raises(ConfigError, match=r"'s.jsonl' may be each of mon/s.jsonl, tue/s.jsonl; write one of these"):
+        without(replace(room, stretches=room.stretches[:2]), [Span("s.jsonl", 20.0, 21.0)])
+
+
+def test_what_the_gate_kept_from_the_model_is_no_sound(run: Run, here: Path) -> None:
+    """A day behind a gate that let nine sounds an hour through: a tail of these, not of the nothing between them."""
+    rng, rows = np.random.default_rng(2), np.zeros((24 * 3600, 3), np.float32)
+    for at in rng.integers(0, len(rows), 9 * 24):
+        rows[at : at + 5] = 1 / (1 + np.exp(5 - rng.exponential(0.7)))
+    found, _ = records(run, save(here / "day.jsonl", rows), "--false-alarms", "1/day")
+    assert 0.02 < found["siren"]["proposed"]["onset"] < 0.9
+
+
+def test_scores_that_break_off_count_as_far_as_they_go(run: Run, night: Path, here: Path) -> None:
+    """Whoever saved them was killed, and the last line is half there."""
+    lines = night.read_text().splitlines(keepends=True)
+    (here / "cut.jsonl").write_text("".join(lines[:7201]) + lines[7201][:40])
+    code, out, err = run("cut.jsonl", "--false-alarms", "1/day")
+    assert (code, err) == (0, "cut.jsonl breaks off; what was heard before counts\n")
+    assert out.startswith("Heard 2.00 h from 1 source")
+
+
+def test_scores_of_another_hop_than_the_configurations(run: Run, night: Path, here: Path) -> None:
+    (here / "config.yaml").write_text(CONFIG.replace("microphone}", "microphone}, hop_s: 0.5"))
+    code, _, err = run(night, "--false-alarms", "1/day")
+    assert code == 0
+    assert "the scores are of hop 1 s, window 10.24 s; the configuration has hop 0.5 s, window 10.24 s, and thr" in err
+
+
+def test_a_clip_that_can_start_nothing_is_missed() -> None:
+    """One window of a rule that takes two."""
+    settings = config.parse(CONFIG, "test.yaml", edges.edge_config)
+    info = calibration.info_of(SPEC, 1.0, settings, "hall")
+    *_, beep = calibration.dials(settings, "hall", info)
+    room = Room(SPEC, 1.0, (stretch("hall", None, RATE, windows(scores(1.2, 1))),))
+    clips = [[stretch("clip", None, RATE, windows(np.full((n, 3), 0.99, np.float32)))] for n in (1, 4)]
+    (finding,) = calibration.calibrate(room, [beep], info, 1.0, {"Beep": clips})
+    assert finding.recall(0.5) == 0.5
+    assert "<img " in calibration_report.html("said", room, [finding], 1.0)
+
+
 def test_what_was_heard_before_is_not_written_over(run: Run, night: Path, here: Path) -> None:
     (here / "found").mkdir()
     kept = save(here / "found" / "scores.jsonl", scores(1.2, 2))
@@ -298,7 +344,7 @@ def test_what_was_heard_before_is_not_written_over(run: Run, night: Path, here: 
 
 
 def test_what_is_left_out_takes_every_window_that_holds_it() -> None:
-    room = Room(SPEC, 1.0, (stretch("hall", None, RATE, windows(np.zeros((60, 3), np.float32))),))
+    room = Room(SPEC, 1.0, (stretch("a/hall", None, RATE, windows(np.zeros((60, 3), np.float32))),))
     left = without(room, [Span("hall", 20.0, 21.0)])
     assert [len(each.end) for each in left.stretches] == [20, 29]
     assert all(each.end[-1] <= 20 * RATE or each.start[0] >= 21 * RATE for each in left.stretches)
