@@ -5,6 +5,7 @@ Exit codes: 0 done or stopped as asked, 1 a fault, 2 bad configuration, argument
 
 import argparse
 import asyncio
+import io
 import json
 import logging
 import os
@@ -45,6 +46,8 @@ def program() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     args = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
     logging.basicConfig(
         level=logging.DEBUG if args.verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
@@ -133,7 +136,7 @@ def labels(args: argparse.Namespace) -> int:
     """List what a model can hear."""
     from models import load_spec
 
-    spec = load_spec(args.model or "starter")
+    spec = load_spec(args.model or shared.settings_of(args, for_model=False).model.checkpoint)
     for label, label_id in zip(spec.labels, spec.label_ids, strict=True):
         if args.json:
             print(json.dumps({"label": label, "label_id": label_id}, ensure_ascii=False))
@@ -192,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.json_option(command(devices, "list capture devices with ids that outlive a reboot"))
 
     sub = command(labels, "list what a model can hear")
+    shared.config_option(sub)
     shared.model_option(sub)
     shared.json_option(sub)
 

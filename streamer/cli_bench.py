@@ -30,7 +30,7 @@ def bench(args: argparse.Namespace) -> int:
     for backend, dtype in (progress := tqdm(speed.forms(), disable=None, leave=False, unit="form")):
         progress.set_description(f"{backend} {dtype}")
         found.append(trial.run(backend, dtype))
-    advice = speed.advise(settings, found, line)
+    advice = speed.advise(settings, found, line, spec.window_s)
     if args.json:
         print(json.dumps(_record(settings, line, found, advice), ensure_ascii=False))
     else:
@@ -92,7 +92,11 @@ def _show(settings: "Settings", line: "Line", found: "list[Form]", advice: "Advi
 
 
 def _yaml(settings: "Settings", advice: "Advice") -> str:
-    lines = ["model:", f"  backend: {advice.form.backend}", f"  dtype: {advice.form.dtype}", "streams:"]
+    lines = ["model:", f"  backend: {advice.form.backend}", f"  dtype: {advice.form.dtype}"]
+    if not advice.hops_s:
+        how = "take a smaller model, fewer streams or a faster machine"
+        return "\n".join([*lines, f"# a hop of {advice.shortest_s:g} s would be longer than the window: {how}"])
+    lines.append("streams:")
     for name, hop_s in advice.hops_s.items():
         asked_s = settings.streams[name].hop_s
         said = f"{asked_s:g} is too short" if hop_s > asked_s else f"can be {advice.shortest_s:g}"

@@ -70,7 +70,10 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What to configure: the form of the model, each stream's hop, and the shortest hop that all could have."""
+    """What to configure: the form of the model, each stream's hop, and the shortest hop that all could have.
+
+    No hops: the machine is too slow.
+    """
 
     form: Form
     shortest_s: float
@@ -182,8 +185,11 @@ def shortest_hop_s(form: Form, line: Line, n_streams: int) -> float:
     return round(max(1, n_frames) * FRAME_S, 2)
 
 
-def advise(settings: Settings, found: list[Form], line: Line) -> Advice:
-    """The fastest form whose scores are float32's, and hops that it sustains: the configured ones, if it can be."""
+def advise(settings: Settings, found: list[Form], line: Line, window_s: float) -> Advice:
+    """The fastest form whose scores are float32's, and hops that it sustains: the configured ones, if it can be.
+
+    None where one would have to be longer than `window_s`, the model's window: sound between windows would be lost.
+    """
     n = len(settings.streams)
     best = min(
         (form for form in found if form.difference is not None and form.difference <= SAME), key=lambda form: form.of(n)
@@ -193,6 +199,8 @@ def advise(settings: Settings, found: list[Form], line: Line) -> Advice:
     hops_s = {name: stream.hop_s for name, stream in settings.streams.items()}
     if sum(busy_s / hop_s for hop_s in hops_s.values()) > UTILISATION:
         hops_s = {name: max(hop_s, shortest_s) for name, hop_s in hops_s.items()}
+    if max(hops_s.values()) > window_s:
+        hops_s = {}
     return Advice(best, shortest_s, hops_s)
 
 

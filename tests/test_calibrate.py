@@ -1,5 +1,6 @@
 """`streamer calibrate`: what it hears, finds, proposes and says; statistics are tested in test_thresholds."""
 
+import io
 import json
 import re
 import sys
@@ -17,11 +18,11 @@ from models import ModelSpec, load_spec
 from models.train.alarms import smoke_alarm
 from streamer import calibration, calibration_report, cli, config, edges
 from streamer.core import Level, Phase, Reason, Scores, SegmentEnd
-from streamer.errors import ConfigError
+from streamer.errors import ConfigError, DeviceLost
 from streamer.replay import write_header, write_output
-from streamer.room import Room, Span, stretch, without
+from streamer.room import Room, Span, listen, stretch, without
 from streamer.thresholds import logit
-from tests.fakes import spec_of
+from tests.fakes import FakeBackend, FakeSource, spec_of
 
 RATE = 16000
 WINDOW = 164080  # samples
@@ -422,3 +423,13 @@ def test_folders_are_named_as_labels_or_rules(run: Run, house: Path) -> None:
         "--labelled: no rule listens for 'bell'; folders are named as labels or rules are: "
         "'Smoke detector, smoke alarm', 'smoke_alarm'"
     ) in err
+
+
+def test_a_microphone_that_is_lost_is_said(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else hours of nothing would count as hours of quiet."""
+    lost = FakeSource(np.zeros(20 * RATE, np.float32), end=Reason.SOURCE_LOST)
+    monkeypatch.setattr(edges, "build_source", lambda options: lost)
+    settings = config.parse(CONFIG, "test.yaml", edges.edge_config)
+    backend = FakeBackend(SPEC, lambda window: [-6.0] * 3)
+    with io.StringIO() as file, pytest.raises(DeviceLost, match="fake was lost; what was heard before is kept"):
+        listen(settings, "hall", backend, 3600.0, save=file, tick=lambda seconds: None)

@@ -1,6 +1,8 @@
 """The command line: exit codes, sentences, what goes where."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +26,26 @@ def test_labels_are_the_starters(capsys):
     labels = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {"label": "Smoke detector, smoke alarm", "label_id": "/m/01y3hg"} in labels
     assert len(labels) == 13
+
+
+def test_labels_are_those_of_the_configured_model(tmp_path, monkeypatch, capsys):
+    shutil.copytree(Path(__file__).parent.parent / "models" / "starter", tmp_path / "mine")
+    path = tmp_path / "mine" / "config.json"
+    path.write_text(path.read_text().replace('"Bark"', '"Doorbell"'))
+    microphone = "streams: {a: {source: {type: microphone}}}\n"
+    (tmp_path / "config.yaml").write_text("node: x\nmodel: {checkpoint: mine}\n" + microphone)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["labels"]) == 0
+    assert "Doorbell" in capsys.readouterr().out
+
+
+def test_a_name_that_is_no_utf_8_is_shown(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16000 * 3), 16000)
+    (tmp_path / "a.wav").rename(path)
+    done = run("tag", path, env=os.environ | {"PYTHONUTF8": "1"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout.splitlines()[0])["file"].endswith("caf\udce9.wav")
 
 
 def test_default_configuration_has_a_rule_for_each_label(capsys, monkeypatch, tmp_path):

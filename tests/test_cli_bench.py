@@ -155,13 +155,14 @@ def test_the_shortest_hop_leaves_the_model_idle_for_a_third(n_streams: int, hop_
         ([form("float32", 20, 20, 0), form("int8", 10, 10, 0.03)], "float32", {"hall": 0.5, "yard": 0.1}),
         ([form("float32", 69, 69, 0)], "float32", {"hall": 0.5, "yard": 0.2}),
         ([form("float32", 349, 349, 0)], "float32", {"hall": 1.0, "yard": 1.0}),
+        ([form("float32", 999, 999, 0)], "float32", {}),  # 2.86 s: longer than the window
     ],
 )
 def test_advice(two_streams: Path, forms: list[Form], dtype: str, hops_s: dict[str, float]) -> None:
     """The fastest whose scores are float32's; hops stay as they are, or become as long as they must."""
     settings = config.load(two_streams, edges.edge_config)
     gone = Form("openvino", "int8", {}, why="not installed")
-    advice = speed.advise(settings, [*forms, gone], LINE)
+    advice = speed.advise(settings, [*forms, gone], LINE, 2.56)
     assert isinstance(advice, Advice)
     assert (advice.form.dtype, advice.hops_s) == (dtype, hops_s)
 

@@ -53,6 +53,7 @@ MODELS = {
     "models.spec": ("streamer",),
     "models.fbank": ("streamer",),
     "models.errors": ("streamer",),
+    "models.sound": ("streamer.sources",),
     "models": ("streamer.backends", "streamer.cli", "streamer.cli_bench", "streamer.cli_models", "streamer.cli_shared"),
     "models.audio_spectrogram_transformer.configuration": ("streamer.backends",),
     "models.audio_spectrogram_transformer.inference": ("streamer.backends",),

@@ -15,6 +15,7 @@ import soundfile
 import soxr
 
 from models.errors import DataError
+from models.sound import SequentialFile
 
 log = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float32]
@@ -137,7 +138,7 @@ def _of_csv(data: Path) -> list[Recording]:
             mistakes.append(f"line {line} {error}")
             continue
         found.append(recording)
-        first = lines.setdefault(recording.path, line)
+        first = lines.setdefault(recording.path.resolve(), line)
         if first != line:
             mistakes.append(f"line {line} lists {recording.path.name} again, first on line {first}")
     if mistakes:
@@ -280,7 +281,7 @@ def read(path: Path, sample_rate: int = 16000) -> Floats:
 def opened(path: Path, sample_rate: int = 0) -> Iterator[soundfile.SoundFile]:
     """A file to read from, not decoded yet; DataError if it is no sound, now or later, or below `sample_rate` Hz."""
     try:
-        with soundfile.SoundFile(path) as file:
+        with SequentialFile(path) as file:
             if file.samplerate < sample_rate:
                 raise DataError(
                     f"{path} is sampled at {file.samplerate} Hz, at least {sample_rate} Hz is needed: what lies above "

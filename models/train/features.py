@@ -63,7 +63,7 @@ class Features(Sequence[Floats]):
         if not all(_matches(index, recording.path) for recording in recordings):
             _write(recordings, spec, file)
             index = _index(file, spec)
-        n_total = sum(entry["n_frames"] for entry in index.values())
+        n_total = max((entry["start"] + entry["n_frames"] for entry in index.values()), default=0)
         shape = (n_total, spec.n_mels)
         frames = np.memmap(file, STORED, "r", shape=shape) if index else np.empty(shape, STORED)
         entries = [index[_name(recording.path)] for recording in recordings]

@@ -121,6 +121,7 @@ def learn(
     spec = _spec(folder.name, labels, choices, init, features)
     record = _record(source, found, held_out, spec, choices) | {"init": init.revision if init else None}
     _claim(folder, record)
+    _extractor(spec).save_pretrained(folder)  # before the weights: nobody shall load these with other settings
     torch.manual_seed(choices.seed)
     model = _model(spec, choices, init, targets)
     wanted = data.targets(held_out, labels)
@@ -136,7 +137,6 @@ def learn(
     history = train(
         model, examples, recipe, folder, device=device, dtype=dtype, check=check if held_out else None, watch=watch
     )
-    _extractor(spec).save_pretrained(folder)
     record |= {"recipe": asdict(recipe), "history": history}
     _write(folder, record)
     (folder / FEATURES).unlink()
@@ -283,5 +283,6 @@ def _extractor(spec: ModelSpec) -> ASTFeatureExtractor:
 def _write(folder: Path, record: dict[str, Any]) -> None:
     """Write `training.json`; a reader never sees half of it."""
     partial = folder / (RECORD + ".partial")
-    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8
     partial.replace(folder / RECORD)

@@ -131,7 +131,7 @@ def _is_of(recording: Recording, folds: Collection[str]) -> bool:
 def _recorded(path: Path, rng: np.random.Generator, rate: int) -> Floats:
     """A whole file as mono at `rate` Hz, be its own lower or higher."""
     with opened(path) as file:
-        mono = file.read(dtype="float32", always_2d=True).mean(axis=1)
+        mono = file.read(file.frames, dtype="float32", always_2d=True).mean(axis=1)
         samples: Floats = soxr.resample(mono, file.samplerate, rate).astype(np.float32)
     return samples
 

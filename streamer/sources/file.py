@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import soundfile
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.sound import SequentialFile
 from streamer.audio.clock import Clock
 from streamer.audio.ring import Ring
 from streamer.core import Reason, Samples
@@ -42,18 +43,6 @@ class Config(BaseModel):
     realtime: bool = True
     """Deliver at the pace of life; false: as fast as the reader takes it."""
     channel: Channel = "mix"
-
-
-class SequentialFile(soundfile.SoundFile):  # type: ignore[misc]
-    """A file read from front to back.
-
-    soundfile seeks after each read where it can, and after a seek libsndfile decodes MP3 wrongly for a while (its
-    frames borrow bits from those before): read in blocks, an MP3 would be noise.
-    """
-
-    def seekable(self) -> bool:
-        """Never, as far as `read` is concerned."""
-        return False
 
 
 def build(config: Config) -> Source:

@@ -96,6 +96,11 @@ def test_a_csv_lists_files_labels_and_folds(tmp_path):
     ]
 
 
+def test_one_file_under_two_names_is_listed_twice(tmp_path):
+    with pytest.raises(DataError, match=r"line 3 lists a\.wav again, first on line 2"):
+        rows(tmp_path, f"file,labels\na.wav,x\n{tmp_path}/sub/../a.wav,y\n")
+
+
 def test_columns_may_stand_in_any_order_and_fold_may_be_missing(tmp_path):
     assert rows(tmp_path, "labels,file\nBark,a.wav") == [Recording(tmp_path / "a.wav", ("Bark",), None)]
 

@@ -37,6 +37,14 @@ def test_higher_rates_are_resampled_as_if_at_once(tmp_path, monkeypatch, rate):
     assert data.read(path, RATE) == pytest.approx(soxr.resample(samples, rate, RATE), abs=1e-6)
 
 
+def test_an_mp3_is_read_in_blocks_as_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "BLOCK", 1 << 14)
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(3 * 44100) / 44100)
+    path = written(tmp_path / "x.mp3", tone.astype(np.float32), 44100)
+    whole = soxr.resample(soundfile.read(path, dtype="float32")[0], 44100, RATE)
+    assert data.read(path, RATE) == pytest.approx(whole, abs=1e-3)
+
+
 FLOATS = {"subtype": "FLOAT"}
 
 
