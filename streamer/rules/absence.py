@@ -44,11 +44,15 @@ class Rule:
         self.known: Event | None = None  # the newest news of the watched rule; before there is any, nothing is missing
         self._may_sound = False  # whether that leaves open that the sound goes on
         self._since: int | None = None  # where the silence began that is counted
-        self._free_from = 0  # the last event's end, or a snooze's: the watched one may be told with an offset before
+        self._free_from = 0  # the last event's end, a snooze's or a hole's: the watched one may be told with one before
+        self._heard_to = 0
         self._open: Event | None = None
 
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
         """Take note of what the watched rule heard; return the end or start which that, or its want, brings."""
+        if (begins := scores.end - scores.hop) > self._heard_to:  # after a hole: what was lost is no silence
+            self._since, self._free_from = None, max(self._free_from, begins)
+        self._heard_to = scores.end
         told = [ended for event in heard for ended in self._take(event)]
         if self.known is None or self._may_sound:
             self.why = self.why if told else self._why_not()
@@ -59,7 +63,7 @@ class Rule:
             self.why = f"open since {self._place.shown(self._open.onset)}"
             return told
         if self._since is None:
-            self._since = max(scores.end - scores.hop, self._free_from)
+            self._since = max(begins, self._free_from)
         missing = scores.end - self._since
         self.why = f"{self._config.rule} not heard for {self._place.shown(missing)} of {self._config.for_s:g} s"
         return [*told, self._start(scores, score)] if missing >= self._for else told
@@ -117,8 +121,9 @@ class Rule:
 
     def _end(self, at: int, offset: int, reason: Reason) -> Event:
         assert self._open is not None
-        self._free_from = max(offset, self._open.onset)
-        self.why = f"ended, at {self._place.shown(self._free_from)}: {reason.value}"
-        ended = replace(self._open, phase=Phase.END, at=at, offset=self._free_from, end_reason=reason)
+        offset = max(offset, self._open.onset)
+        self._free_from = max(self._free_from, offset)
+        self.why = f"ended, at {self._place.shown(offset)}: {reason.value}"
+        ended = replace(self._open, phase=Phase.END, at=at, offset=offset, end_reason=reason)
         self._open = None
         return ended
