@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from streamer import edges
 from streamer.backends.base import Backend
-from streamer.core import Message, Reason, Scores, SegmentEnd, Site, Status, StreamRules
+from streamer.core import Event, Message, Reason, Scores, SegmentEnd, Site, Status, StreamRules
 from streamer.engine import Engine
 from streamer.errors import BackendError
 from streamer.journal import Journal, place_of
@@ -69,6 +69,7 @@ class App:
         self.outboxes = {name: self._outbox(name) for name in self._sinks}
         self._inherited: dict[str, list[Message]] = {}
         self._standing: list[Command] = []
+        self._known: dict[str, dict[str, Event]] = {}
         self._failure: BaseException | None = None
 
     def _make_journal(self) -> Journal | None:
@@ -124,18 +125,27 @@ class App:
                 wait.cancel()
 
     def succeed(self, before: "App") -> None:
-        """Take over what `before`, which has ended, was ordered, and could not deliver and is not on the disk."""
+        """Take over what `before`, which has ended, was ordered, knew, and could not deliver and is not on the disk."""
         self._standing = before.orders.standing(self.settings)
+        if self.backend.spec.labels == before.backend.spec.labels:
+            self._known = before.known(self.settings)
         is_same_file = before.journal and self.journal and before.journal.path == self.journal.path
         for sink in self.outboxes.keys() & before.outboxes.keys():
             left = before.outboxes[sink].left
             self._inherited[sink] = [entry.message for entry in left if entry.row is None or not is_same_file]
+
+    def known(self, settings: Settings) -> dict[str, dict[str, Event]]:
+        """What rules know of the time before, by stream and rule, where `settings` leave them as they are."""
+        reporters = {name: s.line.reporter for name, s in self._supervisors.items() if name in settings.streams}
+        return {name: one.known(self.settings.same_rules(settings, name)) for name, one in reporters.items()}
 
     def _inherit(self) -> None:
         for sink, messages in self._inherited.items():
             for message in messages:
                 self.outboxes[sink].put(message)
         self.orders.go_on(self._standing)
+        for name, known in self._known.items():  # after orders: rules are made anew for them
+            self._supervisors[name].line.reporter.remember(known)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()

@@ -79,9 +79,11 @@ def run(args: argparse.Namespace) -> int:
     """Listen until told to stop."""
     for number in (signal.SIGINT, signal.SIGTERM):  # until the daemon takes over
         signal.signal(number, lambda *_: sys.exit(OK))
+    reload = asyncio.Event()
+    signal.signal(signal.SIGHUP, lambda *_: reload.set())  # the file may have been read already
     from streamer.daemon import serve
 
-    asyncio.run(serve(shared.settings_of(args), lambda: shared.settings_of(args)))
+    asyncio.run(serve(shared.settings_of(args), lambda: shared.settings_of(args), reload))
     return OK
 
 

@@ -69,7 +69,7 @@ def parse(text: str, name: str, edge_config: EdgeConfig, spec_of: SpecOf | None 
     check = _Check(read(text, name), edge_config)
     shape = validated(Settings, check.document.data, check.document, ())
     check.backend()
-    check.secrets()
+    check.unset()
     check.keeping()
     check.topics()
     rules = {path[-1]: check.edge("rule", path) for path in check.entries("rules")}
@@ -97,9 +97,6 @@ class _Check:
 
     def entries(self, section: str) -> list[KeyPath]:
         """Paths of the named mappings in a section."""
-        for path, variable in self.document.unset.items():
-            if len(path) == 2 and path[0] == section:
-                self.document.add(path, unset_sentence(variable))
         return [(section, name) for name, entry in self.document.at((section,)).items() if isinstance(entry, dict)]
 
     def edge(self, kind: str, path: KeyPath) -> BaseModel | None:
@@ -124,15 +121,26 @@ class _Check:
         if isinstance(name := self.document.at(("model",)).get("backend"), str):
             self.known("backend", name, ("model", "backend"))
 
-    def secrets(self) -> None:
-        """A password left out for want of its variable would send the user name alone."""
+    def unset(self) -> None:
+        """A default in place of what was meant goes unseen: another microphone. Only a password may be left out.
+
+        Not beside a user name, which would be sent alone.
+        """
         for path, variable in self.document.unset.items():
             beside = self.document.at(path[:-1])
-            if path[-1] == "secret" and "secret_file" not in beside:  # what isn't signed can't be told from forgeries
-                self.document.add(path, f"the environment variable {variable} is not set; set it, or remove 'secret'")
-            if path[-1] == "password" and beside.get("username") is not None and "password_file" not in beside:
-                said = f"the environment variable {variable} is not set, but 'username' is given"
-                self.document.add(path, f"{said}; set it, or remove 'username'")
+            said = f"the environment variable {variable} is not set"
+            match path:
+                case ("sinks", _, "password" | "secret") if f"{path[-1]}_file" in beside:
+                    continue
+                case ("sinks", _, "secret"):  # what isn't signed can't be told from forgeries
+                    said = f"{said}; set it, or remove 'secret'"
+                case ("sinks", _, "password") if beside.get("username") is None:
+                    continue
+                case ("sinks", _, "password"):
+                    said = f"{said}, but 'username' is given; set it, or remove 'username'"
+                case _:
+                    said = unset_sentence(variable)
+            self.document.add(path, said)
 
     def topics(self) -> None:
         """Names stand in topics: a rule of that name would speak where its stream says whether it listens."""

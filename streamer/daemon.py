@@ -47,12 +47,15 @@ class Threads(ThreadPoolExecutor):
         """Wait for nothing."""
 
 
-async def serve(settings: Settings, load: Callable[[], Settings] | None = None) -> None:
+async def serve(
+    settings: Settings, load: Callable[[], Settings] | None = None, reload: asyncio.Event | None = None
+) -> None:
     """Run `settings` until a signal says stop, or every source has come to its end.
 
     Args:
         settings: what to run first.
         load: reads the configuration anew, for SIGHUP; raises `ConfigError`.
+        reload: is set where a SIGHUP came before this.
 
     Raises:
         ConfigError, CheckpointError: it can't run as configured.
@@ -60,7 +63,7 @@ async def serve(settings: Settings, load: Callable[[], Settings] | None = None) 
     """
     loop = asyncio.get_running_loop()
     loop.set_default_executor(Threads())
-    stop, reload = asyncio.Event(), asyncio.Event()
+    stop, reload = asyncio.Event(), reload or asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload.set)

@@ -27,7 +27,7 @@ class Document:
     """What a file says, where, and what is wrong with it so far: one sentence a path.
 
     `written` holds each scalar as it stands in the file: safe to show, since references are not filled in.
-    `filled` holds the places whose text came from the environment, where a number may have been meant.
+    `filled` holds the text of places that came from the environment: a number may have been meant, or it is a secret.
     `unset` holds the keys left out of `data` because their whole value was one reference to an unset variable.
     """
 
@@ -35,7 +35,7 @@ class Document:
     data: dict[str, Any] = field(default_factory=dict)
     lines: dict[KeyPath, int] = field(default_factory=lambda: {(): 1})
     written: dict[KeyPath, str] = field(default_factory=dict)
-    filled: set[KeyPath] = field(default_factory=set)
+    filled: dict[KeyPath, str] = field(default_factory=dict)
     unset: dict[KeyPath, str] = field(default_factory=dict)
     mistakes: dict[KeyPath, str] = field(default_factory=dict)
 
@@ -56,7 +56,13 @@ class Document:
         return f"{place}: {dotted(path)}" if path else place
 
     def add(self, path: KeyPath, sentence: str) -> None:
-        """Note a mistake; the first one at a path stands, the others follow from it."""
+        """Note a mistake; the first one at a path stands, the others follow from it.
+
+        A text from the environment that the sentence quotes is shown as it is written in the file.
+        """
+        for at, text in self.filled.items():
+            if text and at[: len(path)] == path:
+                sentence = sentence.replace(f"'{text}'", f"'{self.written[at]}'")
         self.mistakes.setdefault(path, sentence)
 
     def error(self) -> ConfigError:
@@ -210,8 +216,8 @@ class _Walk:
                 self.document.add(path, unset_sentence(body["name"]))
             return value or ""
 
-        self.document.filled.add(path)
-        return REFERENCE.sub(value_of, text)
+        self.document.filled[path] = REFERENCE.sub(value_of, text)
+        return self.document.filled[path]
 
 
 def _short(tag: str) -> str:

@@ -106,8 +106,7 @@ class Orders:
                 continue
             if supervisor.is_paused:
                 lasting.append(Command("listening", name, "", 0.0))
-            old, new = self._settings.rules_of(name), settings.rules_of(name)
-            same = [rule for rule, config in old.items() if config == new.get(rule)]
+            same, new = self._settings.same_rules(settings, name), settings.rules_of(name)
             lasting += [self._tuned[name, rule] for rule in same if (name, rule) in self._tuned]
             snoozed = supervisor.line.reporter.snoozed()
             lasting += [Command("snooze", name, rule, left_s) for rule, left_s in snoozed.items() if rule in new]

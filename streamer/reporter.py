@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from streamer.core import Event, Level, Message, Phase, Reason, Scores, SegmentEnd, Status, StreamInfo
-from streamer.rules.base import Rule
+from streamer.references import within
+from streamer.rules.base import Remembering, Rule
 
 VERSION = 1
 LEVEL_S = 0.99  # seconds of sound between readings of level: one a second, also where hops are not quite that
@@ -97,6 +98,18 @@ class Reporter:
         """Go on with another rule of that name; what the old one has open ends."""
         yield from self._cut(name, Reason.RELOAD)
         self.rules[name] = rule
+
+    def known(self, same: Collection[str]) -> dict[str, Event]:
+        """What rules know of the time before, of those that are the `same` in what is to come, with all they watch."""
+        watches = {name: rule.watches for name, rule in self.rules.items()}
+        rules = {name: self.rules[name] for name in same if set(same).issuperset(within([name], watches))}
+        return {name: rule.known for name, rule in rules.items() if isinstance(rule, Remembering) and rule.known}
+
+    def remember(self, known: Mapping[str, Event]) -> None:
+        """Give rules what those of another configuration knew."""
+        for name, event in known.items():
+            if isinstance(rule := self.rules[name], Remembering):
+                rule.known = event
 
     def _cut(self, name: str, reason: Reason) -> Iterator[Message]:
         """End what a rule has open, and what those have open that watch it: they know of nothing but its events."""

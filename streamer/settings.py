@@ -149,6 +149,11 @@ class Settings(_Strict):
         active = {name: rule for name, rule in self.rules.items() if changes.get(name, True) not in (None, False)}
         return {name: _changed(rule, changes.get(name)) for name, rule in active.items()}
 
+    def same_rules(self, other: "Settings", stream: str) -> list[str]:
+        """The rules that watch `stream` with the same options in both; it is in both."""
+        rules = other.rules_of(stream)
+        return [name for name, rule in self.rules_of(stream).items() if rule == rules.get(name)]
+
     def locate(self, *path: str | int) -> str:
         """Where a key stands, to begin a sentence about it: `config.yaml:14: rules.siren.labels`."""
         return self._document.locate(path) if self._document else dotted(path)

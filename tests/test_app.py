@@ -391,6 +391,48 @@ def test_a_successor_obeys_what_was_ordered(daemon):
     assert sink.of("hall/noise/state")[-1]["snoozed_until"] is not None
 
 
+GONE = SETTINGS.replace("[Noise]}", "[Noise]}\n  gone: {type: absence, rule: noise, for_s: 0.3}")
+ONE_MORE = "noise: {type: threshold, labels: [Noise]}\n  one_more: {type: threshold, labels: [Noise]}"
+
+
+@pytest.mark.parametrize(("old", "new", "orders", "told"), [
+    ("", "", {}, ["start", "end"]),
+    ("noise: {type: threshold, labels: [Noise]}", ONE_MORE, {}, ["start", "end"]),
+    ("hall: ", "yard: ", {}, ["start", "end"]),
+    ("", "", {"room/noise/threshold/set": "0.7"}, ["start", "end"]),
+    ("", "", {"room/noise/snooze/set": "3600"}, []),
+    ("[Noise]}", "[Noise], onset_threshold: 0.7}", {}, []),
+    ("for_s: 0.3", "for_s: 0.4", {}, []),
+    ("room: ", "yard: ", {}, []),
+])  # fmt: skip
+def test_a_successor_knows_what_is_missing(daemon, old, new, orders, told):
+    before, heard = daemon(FakeSource(NOISE, end=None), FakeSource(SILENCE), settings=GONE)
+    after, sink = daemon(FakeSource(np.tile(SILENCE, 10)), FakeSource(SILENCE), settings=GONE.replace(old, new))
+
+    async def run():
+        async with running(before):
+            await until(lambda: heard.phases("room"))
+            for topic, order in orders.items():
+                before.orders.take(topic, order)
+        after.succeed(before)
+        await after.run()
+
+    asyncio.run(run())
+    events = [event for event in (*sink.of("room/event"), *sink.of("yard/event")) if event["rule"] == "gone"]
+    assert [event["event_type"] for event in events] == told
+    assert all(event["onset_s"] == 0 for event in events), "counted anew"
+
+
+def test_a_successor_whose_model_knows_other_labels_knows_nothing_of_before(daemon):
+    before, _ = daemon(FakeSource(NOISE), settings=GONE)
+    asyncio.run(before.run())
+    model = FakeBackend(spec_of("Siren", "Noise", window_frames=50), lambda _: [-9.0, -9.0])
+    after, sink = daemon(FakeSource(np.tile(SILENCE, 10)), backend=model, settings=GONE)
+    after.succeed(before)
+    asyncio.run(after.run())
+    assert sink.phases("room") == []
+
+
 def test_a_successor_finds_on_the_disk_what_waits_there(daemon, tmp_path, monkeypatch):
     on_disk = SETTINGS.replace("path: null", f"path: {tmp_path / 'outbox'}")
     monkeypatch.setattr(app, "STOP_S", 0.2)

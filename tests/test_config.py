@@ -266,6 +266,15 @@ TOP = "node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\n{}\n"  
         (RULE, 'a: {type: threshold, labels: ["${UNSET}"]}',
          f"4: rules.a.labels[0]: {UNSET}; set it, or write ${{UNSET:-default}}"),
         (SINK, '"${UNSET}"', f"4: sinks.mqtt: {UNSET}; set it, or write ${{UNSET:-default}}"),
+        (SOURCE, '{type: microphone, device: "${UNSET}"}',  # and not the default microphone
+         f"4: streams.mic.source.device: {UNSET}; set it, or write ${{UNSET:-default}}"),
+        (SINK, '{type: mqtt, host: "${UNSET}"}',
+         f"4: sinks.mqtt.host: {UNSET}; set it, or write ${{UNSET:-default}}"),
+        (SINK, '{type: mqtt, tls: "${UNSET}"}', f"4: sinks.mqtt.tls: {UNSET}; set it, or write ${{UNSET:-default}}"),
+        (STREAM, 'rules: {alarm: {onset_threshold: "${UNSET}"}}',
+         f"8: streams.mic.rules.alarm.onset_threshold: {UNSET}; set it, or write ${{UNSET:-default}}"),
+        (TOP, 'model: "${UNSET}"', f"3: model: {UNSET}; set it, or write ${{UNSET:-default}}"),
+        (RULE, 'password: "${UNSET}"', f"4: rules.password: {UNSET}; set it, or write ${{UNSET:-default}}"),
         (SINK, '{type: mqtt, username: me, password: "${UNSET}"}',
          f"4: sinks.mqtt.password: {UNSET}, but 'username' is given; set it, or remove 'username'"),
         (SINK, '{type: mqtt, port: "${WORD}"}', "4: sinks.mqtt.port: must be a whole number, not '${WORD}'"),
@@ -520,7 +529,6 @@ def test_options_can_be_taken_over_with_a_merge() -> None:
         ('"$${HOST}"', "${HOST}"),
         ('"$HOST"', "$HOST"),
         ('"${DIGITS}"', "12"),
-        ('"${UNSET}"', "localhost"),  # not given: the default
     ],
 )
 def test_references_are_filled_in(monkeypatch: pytest.MonkeyPatch, host: str, expected: str) -> None:

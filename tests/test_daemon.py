@@ -1,6 +1,8 @@
 """The process around the daemon: its threads, its signals, its changes of configuration."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -44,6 +46,44 @@ class SlowApp:
 
     def succeed(self, before):
         self.succeeded.append(before)
+
+
+EARLY = """
+import os, signal, sys
+from streamer import cli, cli_shared, daemon
+
+def settings_of(args):
+    os.kill(os.getpid(), signal.SIGHUP)
+
+async def serve(settings, load, reload):
+    print(reload.is_set())
+
+cli_shared.settings_of, daemon.serve = settings_of, serve
+sys.exit(cli.main(["run"]))
+"""
+
+
+def test_a_sighup_before_the_daemon_is_there_does_not_end_the_process():
+    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
+def test_a_reload_that_was_asked_for_before_is_made_up_for(monkeypatch):
+    async def run():
+        before, after, reload = SlowApp(), SlowApp(), asyncio.Event()
+        apps = iter((before, after))
+        monkeypatch.setattr(daemon, "App", lambda *_: next(apps))
+        reload.set()
+        serving = asyncio.ensure_future(daemon.serve(before.settings, lambda: before.settings, reload))
+        async with asyncio.timeout(10):
+            while not before.told:  # noqa: ASYNC110  a plain list
+                await asyncio.sleep(0.005)
+            before.has_ended.set()
+            after.has_ended.set()
+            await serving
+        assert after.succeeded == [before]
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("is_stopped", [False, True])

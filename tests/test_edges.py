@@ -125,6 +125,35 @@ def test_the_schema_of_all_edges_accepts_the_default_configurations_keys() -> No
     assert set(document["properties"]) == set(yaml.safe_load((ROOT / "config.yaml").read_text()))
 
 
+@pytest.mark.parametrize(("options", "secret", "sentence"), [
+    ("{type: mqtt, host: '${SECRET}'}", "mqtt://me:hunter2@broker",
+     "sinks.one.host: '${SECRET}' is no host; give its name or address alone, and its port as port"),
+    ("{type: mqtt, host: 'mqtt://me:${SECRET}@broker'}", "hunter2",
+     "sinks.one.host: 'mqtt://me:${SECRET}@broker' is no host; give its name or address alone, and its port as port"),
+    ("{type: mqtt, base_topic: '${SECRET}'}", "hunter2/#",
+     "sinks.one.base_topic: '${SECRET}' is no topic; allowed: levels joined by '/', none empty, no '+' or '#'"),
+    ("{type: '${SECRET}'}", "hunter2",
+     "sinks.one.type: unknown sink '${SECRET}'; known: jsonl, mqtt, sqlite, webhook"),
+])  # fmt: skip
+def test_a_mistake_shows_a_secret_from_the_environment_as_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, options: str, secret: str, sentence: str
+) -> None:
+    monkeypatch.setenv("SECRET", secret)
+    text = f"node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\nsinks:\n  one: {options}\n"
+    with pytest.raises(ConfigError) as error:
+        config.parse(text, "c.yaml", edges.edge_config)
+    assert str(error.value) == f"c.yaml:4: {sentence}"
+
+
+def test_a_mistake_about_a_whole_rule_shows_it_as_it_is_written_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    rule = "{type: sequence, rules: ['${SECRET}', '${SECRET}'], within_s: 9}"
+    text = f"node: garage\nstreams: {{mic: {{source: {{type: microphone}}}}}}\nrules:\n  one: {rule}\n"
+    with pytest.raises(ConfigError, match=r"'[$]{SECRET}' stands in it twice") as error:
+        config.parse(text, "c.yaml", edges.edge_config)
+    assert "hunter2" not in str(error.value)
+
+
 def test_a_webhook_that_would_go_out_unsigned_for_want_of_its_secret_is_a_mistake(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

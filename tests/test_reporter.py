@@ -324,6 +324,14 @@ def test_an_absence_that_was_snoozed_still_knows_what_is_missing(pump: str, onse
     assert [event["onset_s"] for event in told if event["event_type"] == "start"] == onsets
 
 
+def test_lost_sound_is_no_silence_though_the_pump_was_last_heard_before() -> None:
+    one = pump_room(release_s=3.0)
+    assert heard(one, "99999") == ["pump start"]
+    assert heard(one, "...", first=71) == ["pump quiet"]
+    assert heard(one, "." * 11, first=74) == []
+    assert heard(one, ".", first=85) == ["stopped start"]
+
+
 def test_a_rule_can_be_snoozed_before_there_is_any_sound() -> None:
     def no_time(at: int) -> datetime:
         raise IndexError(at)

@@ -41,25 +41,29 @@ class Rule:
         self._config = config
         self._place = place
         self._for = place.samples(config.for_s)
-        self._heard: Event | None = None  # the newest news of the watched rule; before there is any, nothing is missing
+        self.known: Event | None = None  # the newest news of the watched rule; before there is any, nothing is missing
         self._may_sound = False  # whether that leaves open that the sound goes on
         self._since: int | None = None  # where the silence began that is counted
-        self._free_from = 0  # the last event's end, or a snooze's: the watched one may be told with an offset before
+        self._free_from = 0  # the last event's end, a snooze's or a hole's: the watched one may be told with one before
+        self._heard_to = 0
         self._open: Event | None = None
 
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
         """Take note of what the watched rule heard; return the end or start which that, or its want, brings."""
+        if (begins := scores.end - scores.hop) > self._heard_to:  # after a hole: what was lost is no silence
+            self._since, self._free_from = None, max(self._free_from, begins)
+        self._heard_to = scores.end
         told = [ended for event in heard for ended in self._take(event)]
-        if self._heard is None or self._may_sound:
+        if self.known is None or self._may_sound:
             self.why = self.why if told else self._why_not()
             return told
-        score = float(scores.scores[self._heard.label])
+        score = float(scores.scores[self.known.label])
         if self._open:
             self._open = replace(self._open, score=score, peak_score=max(score, self._open.peak_score))
             self.why = f"open since {self._place.shown(self._open.onset)}"
             return told
         if self._since is None:
-            self._since = max(scores.end - scores.hop, self._free_from)
+            self._since = max(begins, self._free_from)
         missing = scores.end - self._since
         self.why = f"{self._config.rule} not heard for {self._place.shown(missing)} of {self._config.for_s:g} s"
         return [*told, self._start(scores, score)] if missing >= self._for else told
@@ -76,7 +80,7 @@ class Rule:
             told.append(self._end(at, at, reason))
         self._since = None
         is_deaf = not set(self.watches).isdisjoint(stopped)
-        self._heard = None if is_deaf else self._heard
+        self.known = None if is_deaf else self.known
         if reason == Reason.SNOOZE and not is_deaf:  # it is this one that sleeps: the watched event may go on
             self._free_from = max(self._free_from, at)
         else:
@@ -85,7 +89,7 @@ class Rule:
 
     def _take(self, event: Event) -> list[Event]:
         ended = [self._end(event.at, event.onset, Reason.QUIET)] if self._open else []
-        self._heard = event
+        self.known = event
         self._since = None if event.offset is None else max(event.offset, self._free_from)
         is_cut = event.end_reason == Reason.MAX_DURATION and event.offset == event.at  # else it had left before
         self._may_sound = event.phase != Phase.END or is_cut
@@ -93,14 +97,14 @@ class Rule:
 
     def _why_not(self) -> str:
         """What there is to say while nothing is counted."""
-        is_cut = self._heard is not None and self._heard.end_reason == Reason.MAX_DURATION
+        is_cut = self.known is not None and self.known.end_reason == Reason.MAX_DURATION
         return f"{self._config.rule} may go on: its event was cut off by max_duration_s" if is_cut else ""
 
     def _start(self, scores: Scores, score: float) -> Event:
-        assert self._heard is not None
+        assert self.known is not None
         assert self._since is not None
         self._open = replace(
-            self._heard,
+            self.known,
             id=self._place.new_id(),
             rule=self._place.name,
             phase=Phase.START,
@@ -117,8 +121,9 @@ class Rule:
 
     def _end(self, at: int, offset: int, reason: Reason) -> Event:
         assert self._open is not None
-        self._free_from = max(offset, self._open.onset)
-        self.why = f"ended, at {self._place.shown(self._free_from)}: {reason.value}"
-        ended = replace(self._open, phase=Phase.END, at=at, offset=self._free_from, end_reason=reason)
+        offset = max(offset, self._open.onset)
+        self._free_from = max(self._free_from, offset)
+        self.why = f"ended, at {self._place.shown(offset)}: {reason.value}"
+        ended = replace(self._open, phase=Phase.END, at=at, offset=offset, end_reason=reason)
         self._open = None
         return ended

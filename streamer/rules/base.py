@@ -54,6 +54,16 @@ class Rule(Protocol):
 
 
 @runtime_checkable
+class Remembering(Protocol):
+    """A rule that knows of the time before a break: `known` is the newest news of the rule it watches.
+
+    One of the same options may be given that when a configuration takes over; its positions mean nothing any more.
+    """
+
+    known: Event | None
+
+
+@runtime_checkable
 class Tunable(Protocol):
     """The options of a rule whose threshold can be set while it runs."""
 

@@ -171,9 +171,14 @@ class Rule:
         self._armed_at = 0  # position from which a start is allowed again
         self._counted_from = 0  # where the open or withheld event's first window over onset_threshold says it began
         self._ended_at = 0  # offset of the last event: smoothing looks back, but not behind that
+        self._heard_to = 0
 
     def update(self, scores: Scores, heard: Sequence[Event] = ()) -> list[Event]:
         """Take one window's scores; return the start or end it brought."""
+        if (begins := scores.end - scores.hop) > self._heard_to:  # after a hole: what was lost is no quiet
+            self._forget()
+            self._last = (self._last[0], begins)
+        self._heard_to = scores.end
         window = self._hear(scores)
         was_over, self._is_over = self._is_over, window.sound.is_over_offset
         if self._is_over:
@@ -192,11 +197,15 @@ class Rule:
         self, at: int, reason: Reason, heard: Sequence[Event] = (), stopped: Collection[str] = ()
     ) -> list[Event]:
         """End the open event, if any: sound stops at `at`, and what comes later is another stretch."""
+        self._forget()
+        self._withheld = None
+        return [self._end(at, self._sounds_to(at), reason)] if self._open else []
+
+    def _forget(self) -> None:
+        """What comes next is another stretch of sound."""
         self._over.clear()
         self._recent.clear()
         self._since[:] = NEVER
-        self._withheld = None
-        return [self._end(at, self._sounds_to(at), reason)] if self._open else []
 
     def _hear(self, scores: Scores) -> _Heard:
         self._recent.append(scores)

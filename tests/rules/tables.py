@@ -1,7 +1,8 @@
 """How the tables of rules are read: one character a hop of 1 s, a window 4 s long.
 
-`scores` are tenths, `.` is 0. Below them stands when the rule spoke: `(` a start, `)` an end. A sound stays in 4
-windows, so one that fills a single hop scores four times, and its end is the start of the last of those windows.
+`scores` are tenths, `.` is 0, `~` a hop that was lost, as in an overrun. Below them stands when the rule spoke: `(` a
+start, `)` an end. A sound stays in 4 windows, so one that fills a single hop scores four times, and its end is the
+start of the last of those windows.
 """
 
 from collections.abc import Iterator
@@ -42,6 +43,8 @@ def rows(**heard: str) -> list[str]:
 def windows(*rows: str) -> Iterator[Scores]:
     """One row of digits for each label."""
     for hop, digits in enumerate(zip(*rows, strict=True)):
+        if "~" in digits:
+            continue
         scores = np.zeros(len(INFO.labels), np.float32)
         scores[: len(rows)] = [0 if digit == "." else int(digit) / 10 for digit in digits]
         end = (hop + 1) * HOP
@@ -82,7 +85,8 @@ def follow(rule: Any, sound: str = "", **watched: str) -> list[Event]:
     """What a rule makes of the events of others: `[` one begins with this hop, `]` it ended before it.
 
     At `|` one is cut off by `max_duration_s`, at `:` too, when its sound had ended before this hop.
-    In `sound`, `0` is a hop of one constant value, and after an `x` the source is lost, and opened again.
+    In `sound`, `0` is a hop of one constant value, `~` one that was lost, as in an overrun; after an `x` the source is
+    lost, and opened again.
     """
     return [event for told, _ in _followed(rule, sound, watched) for event in told]
 
@@ -95,6 +99,8 @@ def reasons_of(rule: Any, sound: str = "", **watched: str) -> list[str]:
 def _followed(rule: Any, sound: str, watched: dict[str, str]) -> Iterator[tuple[list[Event], str]]:
     open_events: dict[str, Event] = {}
     for hop, kind in enumerate(sound or "." * len(next(iter(watched.values())))):
+        if kind == "~":
+            continue
         at = (hop + 1) * HOP
         heard = [event for name, row in watched.items() if (event := _event(name, row[hop], hop, open_events))]
         scores = np.full(len(LABELS), 0.1, np.float32)

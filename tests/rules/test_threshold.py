@@ -115,6 +115,24 @@ def test_refractory_of_5_s(scores: str, spoke: str, events: str) -> None:
     check(scores, spoke, events, refractory_s=5.0)
 
 
+@pytest.mark.parametrize(("scores", "spoke", "events", "options"), [
+    ("..9999~~~~~.......",
+     "..(..........)....", "start@2 end@2..2.5 quiet", {}),    # lost sound is no quiet
+    ("..9999..~~~~~.....",
+     "..(............)..", "start@2 end@2..2.5 quiet", {}),    # which is counted anew
+    ("..9999~~~~~9999....",
+     "..(..............).", "start@2 end@2..11.5 quiet", {}),  # and after it the sound goes on
+    ("...45~~~~~59......",
+     "...........(..)...", "start@10 end@10..10 quiet", {}),   # it began no earlier than sound is known
+    ("....9~~~~9........",
+     "..................", "", {"min_windows": 2, "of_windows": 3}),
+    ("....9.~~~~9.......",
+     "..........(...)...", "start@10 end@10..10 quiet", {"smooth_windows": 3}),
+])  # fmt: skip
+def test_sound_that_was_lost(scores: str, spoke: str, events: str, options: dict[str, int]) -> None:
+    check(scores, spoke, events, release_s=3.0, **options)
+
+
 def test_windows_in_the_refractory_time_do_not_count_towards_a_start() -> None:
     check("..9999.9999999......",
           "...(..).....(.).....", "start@2 end@2..2.5 quiet start@11 end@11..11 quiet",
