@@ -194,6 +194,8 @@ class Stream:
     @property
     def _is_drained(self) -> bool:
         assert self._ring is not None
+        if self._resampler is None:  # flushed: what a writer that is not dead yet adds belongs to nothing any more
+            return True
         closed = self._ring.closed  # looked at before `written`: the writer closes after its last write
         return closed is not None and self._read_to == self._ring.written
 
@@ -207,13 +209,15 @@ class Stream:
     def _read(self) -> bool:
         """Take the next bit of sound from the ring; False when there is none."""
         assert self._ring is not None
+        if self._resampler is None:
+            return False
         n = min(self._ring.written - self._read_to, self._lump)
         try:
             samples = self._ring.read(self._read_to, n) if n > 0 else None
         except RingOverrun as overrun:
             self._skip(overrun.oldest)
             return True
-        if samples is None or self._resampler is None:
+        if samples is None:
             return False
         self._read_to += n
         fresh = self._resampler.accept(samples)

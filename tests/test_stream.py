@@ -202,6 +202,20 @@ def test_another_opening_goes_on_counting_and_begins_with_silence() -> None:
     assert stream.captured(16_000) == pytest.approx(200)
 
 
+def test_a_block_that_comes_after_the_end_does_not_keep_the_next_opening_from_beginning() -> None:
+    stream = Stream("mic", SPEC, HOP_S)
+    first, second = Opening(stream, 48000), Opening(stream)
+    first.write(NOISE[:29_760])
+    ready(stream)
+    first.ring.close(Reason.PAUSE)
+    assert isinstance(stream.poll(), Window), "the last, over what is left"
+    first.write(NOISE[:1440])  # its writer is being ended
+    second.write(NOISE[:16000])
+    end, *heard = ready(stream)
+    assert end == SegmentEnd("mic", 9_920, Reason.PAUSE)
+    assert len(windows(heard)) == 9
+
+
 def test_capture_times_follow_the_clock() -> None:
     stream = Stream("mic", SPEC, HOP_S)
     opening = Opening(stream, 48000, captured=5.0)
