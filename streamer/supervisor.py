@@ -65,6 +65,7 @@ class Supervisor:
         self._put = put
         self._stats = stats
         self._scored = self._sounded = time.monotonic()  # the newest hop; the newest that held more than one value
+        self.unheard_s = 0.0  # for which sound came and no window: counted in looks, so that a frozen machine adds none
         self._patience = 1  # in units of `zeros_s`: how long a mute device is kept before it is opened anew
         self._wanted = asyncio.Event()  # clear while paused
         self._wanted.set()
@@ -73,7 +74,7 @@ class Supervisor:
     def heard(self, output: Scores | SegmentEnd) -> None:
         """Take note of what the engine made of the source's sound."""
         if isinstance(output, Scores):
-            self._scored = time.monotonic()
+            self._scored, self.unheard_s = time.monotonic(), 0.0
             if not output.level.is_constant:
                 self._sounded, self._patience = self._scored, 1
         elif output.reason == Reason.SOURCE_END:
@@ -174,11 +175,14 @@ class Supervisor:
             if not self._wanted.is_set():
                 raise Paused
             now = time.monotonic()
+            has_room = ring.room >= info.max_block
+            if ring.written > written or not has_room:
+                self.unheard_s += WATCH_S
             if ring.written > written:
                 written, moved = ring.written, now
             dead_s = self._scored - self._sounded  # by the engine's word: one that is slow hears nothing either
             is_mute = self._zeros_s is not None and dead_s > self._zeros_s
-            if info.is_live and ring.room >= info.max_block and now - moved > stall_s:
+            if info.is_live and has_room and now - moved > stall_s:
                 raise DeviceLost(f"no sound from {info.description} for {now - moved:.1f} s")
             if is_mute and now - opened > (self._zeros_s or 0) * self._patience:
                 self._patience = min(self._patience + 1, MOST_PATIENCE)

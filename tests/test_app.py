@@ -2,7 +2,9 @@
 
 import asyncio
 import threading
+import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -163,6 +165,56 @@ def test_a_model_that_hangs_ends_the_process(daemon, monkeypatch):
     with pytest.raises(BackendError, match="no answer"):
         asyncio.run(made.run())
     may_go_on.set()
+
+
+class Live(FakeSource):
+    """Delivers silence without end, 20 times as fast as life."""
+
+    def __init__(self):
+        super().__init__(SILENCE)
+        self._info = replace(self._info, is_live=True, can_wait=False)
+
+    def _deliver(self, ring):
+        while not self._stopping.wait(0.005):
+            ring.write(SILENCE)
+
+
+@pytest.fixture
+def alert(monkeypatch):
+    """A daemon of two streams notices within half a second that one gives no windows."""
+    monkeypatch.setattr(app, "STUCK_S", 0.25)
+    monkeypatch.setattr(app, "STRETCHES", 1)
+    monkeypatch.setattr(app, "LOOK_S", 0.01)
+    monkeypatch.setattr(supervisor, "WATCH_S", 0.01)
+    monkeypatch.setattr("streamer.engine.IDLE_S", 0.01)
+
+
+@pytest.mark.usefixtures("alert")
+@pytest.mark.parametrize("room", [Live(), FakeSource(np.zeros(16000 * 30, np.float32), end=None)])
+def test_a_stream_that_gets_sound_and_gives_no_windows_ends_the_process(daemon, monkeypatch, room):
+    made, sink = daemon(room, Live())
+    monkeypatch.setattr(made._supervisors["room"].line.stream, "poll", lambda: None)
+    with pytest.raises(BackendError, match=r"stream room: \d+ s of sound came, none was heard"):
+        asyncio.run(asyncio.wait_for(made.run(), 20))
+    assert sink.of("room/status")[-1] == "offline"
+
+
+@pytest.mark.usefixtures("alert")
+@pytest.mark.parametrize("option", ["gate_dbfs: 0", "late: auto", "late: latest", "late: every"])
+def test_a_stream_that_skips_windows_does_not(daemon, option):
+    made, _ = daemon(
+        Live(),
+        FakeSource(NOISE, end=None),  # and one that just falls silent
+        FakeBackend(spec_of("Noise", window_frames=50), lambda _: [time.sleep(0.05)] and [0.0]),
+        SETTINGS.replace("hop_s: 0.1", f"hop_s: 0.1, {option}"),
+    )
+    end = time.monotonic() + 1.0
+
+    async def run():
+        async with running(made):
+            await until(lambda: time.monotonic() > end)
+
+    asyncio.run(run())
 
 
 # -- a model that is slower than a stop may take -----------------------------------------------------------------------
