@@ -31,6 +31,7 @@ JOIN_S = 1.0  # many times POLL_MS
 STDIN = 0  # file descriptor
 DTYPES: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 S16_SCALE = np.float32(2**-15)
+RESTS: dict[tuple[int, int], bytes] = {}  # by file descriptor and bytes in a frame: the begun frame, for who reads on
 
 
 class Config(BaseModel):
@@ -134,21 +135,23 @@ class StdinSource:
         ring.close(Reason.STOP if self._stopping.is_set() else reason)
 
     def _frames(self) -> Iterator[bytes]:
-        """Whole frames until the end or `close`; one split over two reads waits for its other half in `rest`."""
+        """Whole frames until the end or `close`; what is read of the next one waits in `RESTS`, over openings too."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
-        rest = b""
+        key = self._fd, self._frame_bytes
         while not self._stopping.is_set():
             if not poll.poll(POLL_MS):
                 continue
+            rest = RESTS.get(key, b"")
             if not (received := os.read(self._fd, self._max_block * self._frame_bytes - len(rest))):
-                break
+                RESTS.pop(key, None)
+                if rest:
+                    log.warning("standard input: ended in the middle of a sample; %d bytes dropped", len(rest))
+                return
             data = rest + received
             end = len(data) - len(data) % self._frame_bytes
-            rest = data[end:]
+            RESTS[key] = data[end:]
             yield data[:end]
-        if rest:
-            log.warning("standard input: ended in the middle of a sample; %d bytes dropped", len(rest))
 
     def _decode(self, data: bytes) -> Samples:
         """(n,) float32 from whole frames of bytes."""

@@ -119,6 +119,26 @@ def test_close_while_nothing_comes() -> None:
     os.close(writing)
 
 
+@pytest.mark.parametrize("is_reload", [False, True])
+def test_a_sample_split_over_two_openings_is_put_together(is_reload: bool) -> None:
+    data = RAMP[:2000].tobytes()
+    reading, writing = os.pipe()
+    config = Config(sample_rate=RATE, format="s16le")
+    source = StdinSource(config, reading)
+    heard = []
+    for part in (data[:2001], data[2001:]):
+        ring = Ring(RATE, source.open().max_block)
+        source.start(ring, Clock(RATE))
+        os.write(writing, part)
+        wait_for(partial(has_written, ring, 1000), "all whole samples")
+        source.close()
+        heard.append(ring.read(0, ring.written))
+        source = StdinSource(config, reading) if is_reload else source
+    os.close(writing)
+    os.close(reading)
+    np.testing.assert_array_equal(np.concatenate(heard), RAMP[:2000] / np.float32(32768))
+
+
 def test_a_closed_input_is_a_sentence() -> None:
     reading, writing = os.pipe()
     os.close(reading)
