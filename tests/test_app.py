@@ -168,13 +168,14 @@ def test_a_model_that_hangs_ends_the_process(daemon, monkeypatch):
 
 
 class Live(FakeSource):
-    """Delivers silence without end, 20 times as fast as life."""
+    """Delivers silence without end, 20 times as fast as life, after what it begins with."""
 
-    def __init__(self):
-        super().__init__(SILENCE)
+    def __init__(self, begins=SILENCE):
+        super().__init__(begins)
         self._info = replace(self._info, is_live=True, can_wait=False)
 
     def _deliver(self, ring):
+        ring.write(self._samples)
         while not self._stopping.wait(0.005):
             ring.write(SILENCE)
 
@@ -335,6 +336,25 @@ def test_one_constant_value_is_a_dead_microphone(daemon, monkeypatch):
 
     asyncio.run(run())
     assert "stalled" in sink.of("room/status")
+
+
+def test_a_dead_microphone_that_pops_when_it_is_opened_stays_dead_until_there_is_sound(daemon, monkeypatch):
+    monkeypatch.setattr(supervisor, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(supervisor, "WATCH_S", 0.01)
+    monkeypatch.setattr(app, "getattr", lambda *_: 0.1, raising=False)  # zeros_s
+    popping = Live(NOISE[:1600])
+    made, sink = daemon(popping, FakeSource(NOISE, end=None))
+    stands = []
+
+    async def run():
+        async with running(made):
+            await until(lambda: popping.n_opened == 4)
+            stands.extend(sink.of("room/status"))
+            popping._deliver = lambda ring: [ring.write(NOISE[:1600]) for _ in range(40)]
+            await until(lambda: sink.of("room/status")[-1] == "online")
+
+    asyncio.run(run())
+    assert stands == ["offline", "online", "stalled"]
 
 
 # -- orders ------------------------------------------------------------------------------------------------------------

@@ -311,6 +311,22 @@ def test_the_level_is_that_of_the_loudest_hop_that_is_new() -> None:
             assert window.level.is_constant == (window.end > FIRST + HOP)
 
 
+@pytest.mark.parametrize("rate", [16000, 44100, 48000, 8000])
+@pytest.mark.parametrize("value", [0.0, 0.3, -1.0])
+def test_a_dead_microphone_is_constant_whatever_its_rate(rate: int, value: float) -> None:
+    stream = Stream("mic", SPEC, HOP_S)
+    opening = Opening(stream, rate)
+    dead = np.full(rate, value, np.float32)
+    for piece, constant in ((dead, {True}), (NOISE[:rate], {False}), (dead, {False, True}), (dead, {True})):
+        opening.write(piece)
+        heard = windows(ready(stream))
+        assert {window.level.is_constant for window in heard} == constant
+    opening.write(np.where(np.arange(rate) == rate // 2, 0.1, dead))
+    assert [window.level.is_constant for window in windows(ready(stream))[-4:]] == [True] * 4
+    opening.ring.close(Reason.STOP)
+    assert all(window.level.is_constant for window in windows(ready(stream)))
+
+
 # -- when it is worth a poll -------------------------------------------------------------------------------------------
 
 
