@@ -1,6 +1,7 @@
 """The daemon in one process, with stand-ins at its edges: what it says when things break, and how it stops."""
 
 import asyncio
+import os
 import threading
 import time
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from streamer.core import Reason, StreamRules
 from streamer.errors import BackendError, CommandError, SourceError
 from streamer.outbox import is_event
 from streamer.sinks import _mqtt_connect
+from streamer.sources import stdin
 from tests.fakes import FakeBackend, FakeSource, loudness, spec_of
 
 SETTINGS = """
@@ -336,6 +338,27 @@ def test_one_constant_value_is_a_dead_microphone(daemon, monkeypatch):
 
     asyncio.run(run())
     assert "stalled" in sink.of("room/status")
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_an_input_of_nothing_is_dead_too(daemon, caplog, value):
+    reading, writing = os.pipe()
+    os.write(writing, np.full(8000, value, "<f4").tobytes())
+    source = "{type: stdin, sample_rate: 16000, format: f32le, zeros_s: 0.01}"
+    made, sink = daemon(
+        stdin.StdinSource(stdin.Config(sample_rate=16000, format="f32le"), reading),
+        settings=SETTINGS.replace("{type: file, path: unused.wav}", source, 1),
+    )
+
+    async def run():
+        async with running(made):
+            await until(lambda: "stalled" in sink.of("room/status"))
+
+    asyncio.run(run())
+    os.close(reading)
+    os.close(writing)
+    assert "nothing but silence of one value from standard input" in caplog.text
+    assert ("standard input: 1600 broken samples" in caplog.text) == np.isnan(value)
 
 
 def test_a_dead_microphone_that_pops_when_it_is_opened_stays_dead_until_there_is_sound(daemon, monkeypatch):

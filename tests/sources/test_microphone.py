@@ -227,6 +227,17 @@ def test_counts_what_the_driver_lost(mic: Microphone, plot: Plot) -> None:
     assert mic.overflows == 2
 
 
+def test_broken_samples_are_silence_and_told(plot: Plot, caplog: pytest.LogCaptureFixture) -> None:
+    plot("broken")
+    source = Microphone(Config(channel=1))
+    ring, _ = start(source)
+    wait_for(lambda: ring.written == N, "all samples")
+    np.testing.assert_array_equal(ring.read(0, N), np.where(np.arange(N) < 3 * 240, RAMP, 0))
+    source.close()
+    said = "microphone 'default': 240 broken samples (NaN, infinite or huge) count as silence"
+    assert caplog.messages == [said, said]
+
+
 def test_a_device_that_vanishes_closes_the_ring(mic: Microphone, plot: Plot, caplog: pytest.LogCaptureFixture) -> None:
     plot("vanish")
     ring, _ = start(mic)

@@ -59,7 +59,8 @@ def test_16_bit_sound_taken_for_float_is_named(piped: Piped, caplog: pytest.LogC
     noise = np.random.default_rng(1).normal(0, 300, 6 * channels * RATE).astype("<i2")  # 3 s, were it float
     found = heard(Config(sample_rate=RATE, format="f32le", channels=channels), piped(noise.tobytes()))
     assert np.abs(found).max() <= 1000
-    named, counted = caplog.messages
+    first, named, counted = caplog.messages
+    assert re.search(r"^standard input: \d+ broken samples", first)
     assert re.search(r"^standard input: \d+ of the first 1\d{4} samples are no sound; is this really f32le\?$", named)
     assert re.search(r"^standard input: \d+ broken samples", counted)
 
@@ -191,6 +192,8 @@ def test_a_terminal_is_a_sentence() -> None:
         ({"format": "s24le"}, "'s16le' or 'f32le'"),
         ({"sample_rate": 0}, "greater than or equal to 1000"),
         ({"sample_rate": 16000.5}, "valid integer"),
+        ({"zeros_s": 0}, "greater than 0"),
+        ({"zeros_s": float("inf")}, "finite number"),
         ({"loop": True}, "Extra inputs are not permitted"),
     ],
 )

@@ -62,6 +62,8 @@ class InputStream:
         columns = [np.arange(N_BLOCKS * blocksize) * STEP, np.full(N_BLOCKS * blocksize, 0.5)]
         if device == 2:
             columns = [np.full(N_BLOCKS * blocksize, 0.25)]
+        if PLOT == "broken":
+            columns[0][3 * blocksize :] = np.nan
         self._samples = np.stack(columns[:channels], axis=1).astype(dtype).reshape(N_BLOCKS, blocksize, channels)
         self._callback = callback
         self._finished_callback = finished_callback
