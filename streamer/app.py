@@ -34,6 +34,8 @@ STATS_S = 30.0
 OPEN_S = 3.0  # for the outbox's file, at the start; a broken one is read through in less
 SWITCH_S = 0.0005  # for which a thread may keep the interpreter: of the usual 5 ms the engine would lose most
 STUCK_S = 120.0  # the largest batch of the largest model takes half a minute on a slow CPU
+STRETCHES = 3  # times the longest hop that a stream may back off to: it has a window in each
+LOOK_S = 1.0  # small beside STUCK_S
 STOP_S = 3.1  # from a signal to the end of the sinks: 5 s are promised for it all, also where a busy machine runs late
 RELEASE_S = 0.6  # of it: for sources to let go of their devices; then the engine drains
 DELIVER_S = 0.1  # of it: for sinks to deliver, even where sources and engine took all they may
@@ -165,6 +167,7 @@ class App:
             helpers = [
                 tasks.create_task(self._report_stats(engine), name="stats"),
                 tasks.create_task(self._watch_engine(engine), name="engine-watch"),
+                tasks.create_task(self._watch_streams(), name="stream-watch"),
                 tasks.create_task(self._stop_when_done(sources), name="done"),
             ]
             await self._stop.wait()
@@ -231,6 +234,17 @@ class App:
         while (silent_s := time.monotonic() - engine.stepped) < STUCK_S:  # noqa: ASYNC110  it is the time that counts
             await asyncio.sleep(STUCK_S - silent_s)
         self._fail(BackendError(f"no answer for {STUCK_S:.0f} s"))
+
+    async def _watch_streams(self) -> None:
+        """A stream that gets sound and gives no windows is as deaf, and opening its source anew may not help."""
+        turns = len(self._supervisors)  # a pass of a slow model for each of the others may come first
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for name, supervisor in self._supervisors.items():
+                stream = supervisor.line.stream
+                limit_s = turns * max(STUCK_S, STRETCHES * stream.hop_s * stream.most_stride)
+                if (unheard_s := supervisor.unheard_s) > limit_s:
+                    return self._fail(BackendError(f"stream {name}: {unheard_s:.0f} s of sound came, none was heard"))
 
     async def _run_sink(self, name: str) -> None:
         """A sink retries by itself; should it break all the same, the others and the listening go on."""

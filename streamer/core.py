@@ -49,7 +49,8 @@ class Status(StrEnum):
 class Level:
     """Loudness of a stretch of sound: dBFS (digital silence is -120), and how many samples clipped.
 
-    A stretch that `is_constant`, all samples equal, is what a dead microphone delivers, silent or not.
+    A stretch that `is_constant`, all samples equal as the source gave them, is what a dead microphone delivers, silent
+    or not.
     """
 
     rms_dbfs: float

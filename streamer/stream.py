@@ -182,6 +182,8 @@ class Stream:
         self._fed = 0  # samples of this piece that are in the features
         self._is_late = False  # and skips what it can until it is not
         self._quiet = 0  # samples since the last hop over the gate
+        self._value = np.float32(np.nan)  # of the newest sample read
+        self._flat_from = self._read_to  # ring position since which it is the same
         self._loudest = SILENT  # of the hops that were in no window handed out
         self._last_end = self._position  # of the newest window handed out
 
@@ -194,6 +196,8 @@ class Stream:
     @property
     def _is_drained(self) -> bool:
         assert self._ring is not None
+        if self._resampler is None:  # flushed: what a writer that is not dead yet adds belongs to nothing any more
+            return True
         closed = self._ring.closed  # looked at before `written`: the writer closes after its last write
         return closed is not None and self._read_to == self._ring.written
 
@@ -207,14 +211,19 @@ class Stream:
     def _read(self) -> bool:
         """Take the next bit of sound from the ring; False when there is none."""
         assert self._ring is not None
+        if self._resampler is None:
+            return False
         n = min(self._ring.written - self._read_to, self._lump)
         try:
             samples = self._ring.read(self._read_to, n) if n > 0 else None
         except RingOverrun as overrun:
             self._skip(overrun.oldest)
             return True
-        if samples is None or self._resampler is None:
+        if samples is None:
             return False
+        if len(changes := np.flatnonzero(np.diff(samples, prepend=self._value))):
+            self._flat_from = self._read_to + int(changes[-1])
+        self._value = samples[-1]
         self._read_to += n
         fresh = self._resampler.accept(samples)
         self._samples = np.concatenate((self._samples, fresh)) if len(self._samples) else fresh
@@ -244,7 +253,8 @@ class Stream:
     def _window(self, fresh: Samples) -> Window:
         n_frames, size = self._fbank.n_frames, self.spec.window_frames
         end = self._pieces[-1].at + self.spec.fbank.samples(n_frames)
-        heard = level(fresh)
+        _, ring_from = self._locate(self._position - len(fresh))
+        heard = level(fresh, is_constant=self._flat_from <= ring_from)
         self._quiet = self._quiet + len(fresh) if heard.rms_dbfs < self._gate_dbfs else 0
         self._loudest = louder(self._loudest, heard)
         return Window(

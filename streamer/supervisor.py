@@ -27,6 +27,7 @@ STALL_S = 2.0  # a USB hub re-enumerates within 1.5 s; shorter would flap
 STALL_BLOCKS = 5  # a source of long blocks is allowed some of them
 FIRST_WAIT_S = 0.5  # a sound server restarts within a second
 LONGEST_WAIT_S = 15.0  # a microphone plugged in again is heard within a quarter of a minute
+POP_S = 2.0  # of an opening: many a dead device begins with a pop, which makes it no better
 MOST_PATIENCE = 10  # times `zeros_s`: how rarely a device that gives nothing but one value is reopened in the end
 
 
@@ -65,6 +66,8 @@ class Supervisor:
         self._put = put
         self._stats = stats
         self._scored = self._sounded = time.monotonic()  # the newest hop; the newest that held more than one value
+        self.unheard_s = 0.0  # for which sound came and no window: counted in looks, so that a frozen machine adds none
+        self._opened = self._scored
         self._patience = 1  # in units of `zeros_s`: how long a mute device is kept before it is opened anew
         self._wanted = asyncio.Event()  # clear while paused
         self._wanted.set()
@@ -73,8 +76,10 @@ class Supervisor:
     def heard(self, output: Scores | SegmentEnd) -> None:
         """Take note of what the engine made of the source's sound."""
         if isinstance(output, Scores):
-            self._scored = time.monotonic()
-            if not output.level.is_constant:
+            self._scored, self.unheard_s = time.monotonic(), 0.0
+            heard_from = self.line.stream.captured(output.end - output.hop)
+            is_pop = self._patience > 1 and heard_from < self._opened + POP_S
+            if not output.level.is_constant and not is_pop:
                 self._sounded, self._patience = self._scored, 1
         elif output.reason == Reason.SOURCE_END:
             self._ended.set()
@@ -167,20 +172,23 @@ class Supervisor:
             Paused: somebody asked for it.
         """
         stall_s = max(STALL_S, STALL_BLOCKS * info.max_block / info.sample_rate)
-        opened = moved = time.monotonic()
+        self._opened = moved = time.monotonic()
         written = 0
         while ring.closed is None:
             await asyncio.sleep(WATCH_S)
             if not self._wanted.is_set():
                 raise Paused
             now = time.monotonic()
+            has_room = ring.room >= info.max_block
+            if ring.written > written or not has_room:
+                self.unheard_s += WATCH_S
             if ring.written > written:
                 written, moved = ring.written, now
             dead_s = self._scored - self._sounded  # by the engine's word: one that is slow hears nothing either
             is_mute = self._zeros_s is not None and dead_s > self._zeros_s
-            if info.is_live and ring.room >= info.max_block and now - moved > stall_s:
+            if info.is_live and has_room and now - moved > stall_s:
                 raise DeviceLost(f"no sound from {info.description} for {now - moved:.1f} s")
-            if is_mute and now - opened > (self._zeros_s or 0) * self._patience:
+            if is_mute and now - self._opened > (self._zeros_s or 0) * self._patience:
                 self._patience = min(self._patience + 1, MOST_PATIENCE)
                 raise DeviceLost(f"nothing but silence of one value from {info.description} for {dead_s:.0f} s: muted?")
             if written:

@@ -1,8 +1,11 @@
 """The daemon in one process, with stand-ins at its edges: what it says when things break, and how it stops."""
 
 import asyncio
+import os
 import threading
+import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from streamer.core import Reason, StreamRules
 from streamer.errors import BackendError, CommandError, SourceError
 from streamer.outbox import is_event
 from streamer.sinks import _mqtt_connect
+from streamer.sources import stdin
 from tests.fakes import FakeBackend, FakeSource, loudness, spec_of
 
 SETTINGS = """
@@ -165,6 +169,57 @@ def test_a_model_that_hangs_ends_the_process(daemon, monkeypatch):
     may_go_on.set()
 
 
+class Live(FakeSource):
+    """Delivers silence without end, 20 times as fast as life, after what it begins with."""
+
+    def __init__(self, begins=SILENCE):
+        super().__init__(begins)
+        self._info = replace(self._info, is_live=True, can_wait=False)
+
+    def _deliver(self, ring):
+        ring.write(self._samples)
+        while not self._stopping.wait(0.005):
+            ring.write(SILENCE)
+
+
+@pytest.fixture
+def alert(monkeypatch):
+    """A daemon of two streams notices within half a second that one gives no windows."""
+    monkeypatch.setattr(app, "STUCK_S", 0.25)
+    monkeypatch.setattr(app, "STRETCHES", 1)
+    monkeypatch.setattr(app, "LOOK_S", 0.01)
+    monkeypatch.setattr(supervisor, "WATCH_S", 0.01)
+    monkeypatch.setattr("streamer.engine.IDLE_S", 0.01)
+
+
+@pytest.mark.usefixtures("alert")
+@pytest.mark.parametrize("room", [Live(), FakeSource(np.zeros(16000 * 30, np.float32), end=None)])
+def test_a_stream_that_gets_sound_and_gives_no_windows_ends_the_process(daemon, monkeypatch, room):
+    made, sink = daemon(room, Live())
+    monkeypatch.setattr(made._supervisors["room"].line.stream, "poll", lambda: None)
+    with pytest.raises(BackendError, match=r"stream room: \d+ s of sound came, none was heard"):
+        asyncio.run(asyncio.wait_for(made.run(), 20))
+    assert sink.of("room/status")[-1] == "offline"
+
+
+@pytest.mark.usefixtures("alert")
+@pytest.mark.parametrize("option", ["gate_dbfs: 0", "late: auto", "late: latest", "late: every"])
+def test_a_stream_that_skips_windows_does_not(daemon, option):
+    made, _ = daemon(
+        Live(),
+        FakeSource(NOISE, end=None),  # and one that just falls silent
+        FakeBackend(spec_of("Noise", window_frames=50), lambda _: [time.sleep(0.05)] and [0.0]),
+        SETTINGS.replace("hop_s: 0.1", f"hop_s: 0.1, {option}"),
+    )
+    end = time.monotonic() + 1.0
+
+    async def run():
+        async with running(made):
+            await until(lambda: time.monotonic() > end)
+
+    asyncio.run(run())
+
+
 # -- a model that is slower than a stop may take -----------------------------------------------------------------------
 
 
@@ -283,6 +338,46 @@ def test_one_constant_value_is_a_dead_microphone(daemon, monkeypatch):
 
     asyncio.run(run())
     assert "stalled" in sink.of("room/status")
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_an_input_of_nothing_is_dead_too(daemon, caplog, value):
+    reading, writing = os.pipe()
+    os.write(writing, np.full(8000, value, "<f4").tobytes())
+    source = "{type: stdin, sample_rate: 16000, format: f32le, zeros_s: 0.01}"
+    made, sink = daemon(
+        stdin.StdinSource(stdin.Config(sample_rate=16000, format="f32le"), reading),
+        settings=SETTINGS.replace("{type: file, path: unused.wav}", source, 1),
+    )
+
+    async def run():
+        async with running(made):
+            await until(lambda: "stalled" in sink.of("room/status"))
+
+    asyncio.run(run())
+    os.close(reading)
+    os.close(writing)
+    assert "nothing but silence of one value from standard input" in caplog.text
+    assert ("standard input: 1600 broken samples" in caplog.text) == np.isnan(value)
+
+
+def test_a_dead_microphone_that_pops_when_it_is_opened_stays_dead_until_there_is_sound(daemon, monkeypatch):
+    monkeypatch.setattr(supervisor, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(supervisor, "WATCH_S", 0.01)
+    monkeypatch.setattr(app, "getattr", lambda *_: 0.1, raising=False)  # zeros_s
+    popping = Live(NOISE[:1600])
+    made, sink = daemon(popping, FakeSource(NOISE, end=None))
+    stands = []
+
+    async def run():
+        async with running(made):
+            await until(lambda: popping.n_opened == 4)
+            stands.extend(sink.of("room/status"))
+            popping._deliver = lambda ring: [ring.write(NOISE[:1600]) for _ in range(40)]
+            await until(lambda: sink.of("room/status")[-1] == "online")
+
+    asyncio.run(run())
+    assert stands == ["offline", "online", "stalled"]
 
 
 # -- orders ------------------------------------------------------------------------------------------------------------

@@ -202,6 +202,20 @@ def test_another_opening_goes_on_counting_and_begins_with_silence() -> None:
     assert stream.captured(16_000) == pytest.approx(200)
 
 
+def test_a_block_that_comes_after_the_end_does_not_keep_the_next_opening_from_beginning() -> None:
+    stream = Stream("mic", SPEC, HOP_S)
+    first, second = Opening(stream, 48000), Opening(stream)
+    first.write(NOISE[:29_760])
+    ready(stream)
+    first.ring.close(Reason.PAUSE)
+    assert isinstance(stream.poll(), Window), "the last, over what is left"
+    first.write(NOISE[:1440])  # its writer is being ended
+    second.write(NOISE[:16000])
+    end, *heard = ready(stream)
+    assert end == SegmentEnd("mic", 9_920, Reason.PAUSE)
+    assert len(windows(heard)) == 9
+
+
 def test_capture_times_follow_the_clock() -> None:
     stream = Stream("mic", SPEC, HOP_S)
     opening = Opening(stream, 48000, captured=5.0)
@@ -295,6 +309,22 @@ def test_the_level_is_that_of_the_loudest_hop_that_is_new() -> None:
         for window in windows(ready(stream)):
             assert window.level.rms_dbfs == pytest.approx(-20 if window.end == FIRST + HOP else -60, abs=0.5)
             assert window.level.is_constant == (window.end > FIRST + HOP)
+
+
+@pytest.mark.parametrize("rate", [16000, 44100, 48000, 8000])
+@pytest.mark.parametrize("value", [0.0, 0.3, -1.0])
+def test_a_dead_microphone_is_constant_whatever_its_rate(rate: int, value: float) -> None:
+    stream = Stream("mic", SPEC, HOP_S)
+    opening = Opening(stream, rate)
+    dead = np.full(rate, value, np.float32)
+    for piece, constant in ((dead, {True}), (NOISE[:rate], {False}), (dead, {False, True}), (dead, {True})):
+        opening.write(piece)
+        heard = windows(ready(stream))
+        assert {window.level.is_constant for window in heard} == constant
+    opening.write(np.where(np.arange(rate) == rate // 2, 0.1, dead))
+    assert [window.level.is_constant for window in windows(ready(stream))[-4:]] == [True] * 4
+    opening.ring.close(Reason.STOP)
+    assert all(window.level.is_constant for window in windows(ready(stream)))
 
 
 # -- when it is worth a poll -------------------------------------------------------------------------------------------

@@ -11,18 +11,19 @@ FULL_SCALE = 1 - 2**-15  # the largest positive 16-bit sample
 SILENT = Level(SILENCE_DBFS, SILENCE_DBFS, 0, is_constant=True)
 
 
-def level(samples: Samples) -> Level:
+def level(samples: Samples, is_constant: bool = False) -> Level:
     """Level of (n,) float32 in [-1, 1]; no samples count as silence, and as constant.
+
+    Whether they are constant is their source's to say: a filter rings for ever after a step.
 
     0 dBFS is amplitude 1: a full-scale sine has a peak of 0 and an rms of -3.01 dBFS. Nothing is below -120.
     """
     if len(samples) == 0:
         return SILENT
-    highest, lowest = float(samples.max()), float(samples.min())
-    peak = max(highest, -lowest)
+    peak = float(np.abs(samples).max())
     rms = math.sqrt(float(np.square(samples).mean(dtype=np.float64)))
     clipped = int(np.count_nonzero(np.abs(samples) >= FULL_SCALE)) if peak >= FULL_SCALE else 0
-    return Level(_dbfs(rms), _dbfs(peak), clipped, highest == lowest)
+    return Level(_dbfs(rms), _dbfs(peak), clipped, is_constant)
 
 
 def louder(one: Level, other: Level) -> Level:

@@ -49,7 +49,7 @@ def kept(core: ov.Core, key: str, make: Callable[[], ov.Model]) -> ov.Model:
 
 
 def _read(core: ov.Core, folder: Path) -> ov.Model:
-    if (folder / DIGEST).read_text(encoding="ascii") != _digest(folder):
+    if (folder / DIGEST).read_text(encoding="ascii", errors="replace") != _digest(folder):
         raise OSError("its files are not as they were written")
     return core.read_model(folder / GRAPH)
 

@@ -118,6 +118,16 @@ def _card_place(card: Path) -> str | None:
     return None
 
 
+def numbered(ids: Sequence[str]) -> list[str]:
+    """All different: those that several share as `x#1of2`, so that with one gone none is taken for it."""
+    counts, seen = Counter(ids), Counter[str]()
+    found = []
+    for each in ids:
+        seen[each] += 1
+        found.append(f"{each}#{seen[each]}of{counts[each]}" if counts[each] > 1 else each)
+    return found
+
+
 def _portaudio() -> Any:
     try:
         import sounddevice
@@ -135,16 +145,11 @@ def devices() -> list[Device]:
     default = None
     with contextlib.suppress(sd.PortAudioError, ValueError):  # there is none
         default = sd.query_devices(kind="input")["index"]
-    found: list[Device] = []
-    seen: Counter[str] = Counter()
-    for index, info in enumerate(sd.query_devices()):
-        if info["max_input_channels"] == 0:
-            continue
+    infos = [(index, info) for index, info in enumerate(sd.query_devices()) if info["max_input_channels"] > 0]
+    ids = numbered([stable_id(apis[info["hostapi"]], info["name"]) for _, info in infos])
+    found = []
+    for device_id, (index, info) in zip(ids, infos, strict=True):
         api, name = apis[info["hostapi"]], info["name"]
-        device_id = stable_id(api, name)
-        seen[device_id] += 1
-        if seen[device_id] > 1:
-            device_id += f"#{seen[device_id]}"
         rate, channels = round(info["default_samplerate"]), info["max_input_channels"]
         found.append(Device(device_id, name, api, rate, channels, index == default, index))
     return found

@@ -3,6 +3,9 @@
 A source is opened, delivers, and is closed; it may be opened again (a new ring each time, perhaps at another rate).
 """
 
+import logging
+import math
+import time
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
@@ -13,10 +16,12 @@ from streamer.audio.clock import Clock
 from streamer.audio.ring import Ring
 from streamer.core import Samples
 
+log = logging.getLogger(__name__)
 Channel = Annotated[int, Field(ge=1)] | Literal["mix"]
 """Which channel to listen to, counted from 1 as sockets are labelled, or `mix`: the mean of all."""
 
 MAX_AMPLITUDE = 1e3  # 60 dB above full scale: no sound, and the squares of much larger ones overflow in the model
+TELL_S = 60.0  # from one line about broken samples to the next
 MAX_BROKEN = 0.25  # of all samples; of 16-bit sound taken for float half are broken, namely the negative ones
 
 
@@ -80,3 +85,27 @@ def without_broken(block: Samples) -> tuple[Samples, int]:
         broken = ~(np.abs(block) <= MAX_AMPLITUDE)
     n_broken = int(np.count_nonzero(broken))
     return (np.where(broken, np.float32(0), block) if n_broken else block), n_broken
+
+
+class Mender:
+    """Puts zeros in place of a live source's broken samples, and says so now and then. Thread: the source's."""
+
+    def __init__(self, name: str) -> None:
+        self.n_broken = 0
+        self._name = name
+        self._n_told = 0
+        self._told = -math.inf  # when, the last time
+
+    def mend(self, block: Samples) -> Samples:
+        """See `without_broken`."""
+        block, n_broken = without_broken(block)
+        self.n_broken += n_broken
+        if n_broken and time.monotonic() - self._told >= TELL_S:
+            self.tell()
+        return block
+
+    def tell(self) -> None:
+        """Log how many there were since the last time, if any."""
+        if n_new := self.n_broken - self._n_told:
+            log.warning("%s: %d broken samples (NaN, infinite or huge) count as silence", self._name, n_new)
+            self._n_told, self._told = self.n_broken, time.monotonic()

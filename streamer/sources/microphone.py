@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from streamer.audio.clock import Clock
 from streamer.audio.ring import Ring
-from streamer.core import Reason, Samples
+from streamer.core import Reason
 from streamer.errors import DeviceNotFound, SourceError
 from streamer.sources._capture import HEADER, MAGIC, Device, Kind, Request
-from streamer.sources.base import Channel, Source, SourceInfo, without_broken
+from streamer.sources.base import Channel, Mender, Source, SourceInfo
 
 log = logging.getLogger(__name__)
 
@@ -127,16 +127,17 @@ class Microphone:
 
     def _deliver(self, child: "_Child", ring: Ring, clock: Clock) -> None:
         """Copy blocks into the ring until the child ends, whether killed by `close` or by itself."""
+        mender = Mender(child.name)
         try:
             while (frame := child.read()) is not None:
                 _, is_overflow, captured, payload = frame
-                block: Samples = np.frombuffer(payload, np.float32)
-                block, _ = without_broken(block)
+                block = mender.mend(np.frombuffer(payload, np.float32))
                 self.overflows += is_overflow
                 clock.anchor(ring.written, captured)
                 ring.write(block)
         except ValueError as error:
             log.error("%s: %s", child.name, error)  # noqa: TRY400  the trace tells nothing
+        mender.tell()
         if ring.closed is None:
             log.warning("%s: lost: %s", child.name, child.last_words())
             ring.close(Reason.SOURCE_LOST)

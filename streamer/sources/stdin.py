@@ -20,7 +20,7 @@ from streamer.audio.clock import Clock
 from streamer.audio.ring import Ring
 from streamer.core import Reason, Samples
 from streamer.errors import SourceError
-from streamer.sources.base import MAX_BROKEN, Channel, Source, SourceInfo, mono, without_broken
+from streamer.sources.base import MAX_BROKEN, Channel, Mender, Source, SourceInfo, mono
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +31,13 @@ JOIN_S = 1.0  # many times POLL_MS
 STDIN = 0  # file descriptor
 DTYPES: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 S16_SCALE = np.float32(2**-15)
+RESTS: dict[tuple[int, int], bytes] = {}  # by file descriptor and bytes in a frame: the begun frame, for who reads on
 
 
 class Config(BaseModel):
     """`type: stdin` in the configuration."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
     type: Literal["stdin"] = "stdin"
     sample_rate: Annotated[int, Field(ge=1000, le=768_000)]
@@ -44,6 +45,8 @@ class Config(BaseModel):
     channels: Annotated[int, Field(ge=1, le=64)] = 1
     """Interleaved in the input."""
     channel: Channel = "mix"
+    zeros_s: Annotated[float, Field(gt=0)] | None = 60.0
+    """Digital silence this long means that whatever writes is dead or muted; null: it never does."""
 
     @model_validator(mode="after")
     def _channel_is_there(self) -> "Config":
@@ -110,45 +113,46 @@ class StdinSource:
     def _deliver(self, ring: Ring, clock: Clock) -> None:
         """Copy into the ring until the end or `close`."""
         reason = Reason.SOURCE_END
-        n_read = n_broken = 0
+        mender = Mender("standard input")
+        n_read = 0
         rate = self._config.sample_rate
         try:
             for data in self._frames():
-                block, broken = without_broken(self._decode(data))
+                block = mender.mend(self._decode(data))
                 clock.anchor(ring.written, time.monotonic() - len(block) / rate)
                 while ring.room < len(block) and not self._stopping.wait(ROOM_POLL_S):
                     pass  # unread, the pipe holds its writer back: nothing is lost here
                 if self._stopping.is_set():
                     break
                 ring.write(block)
-                n_broken += broken
-                if n_read < rate <= n_read + len(block) and n_broken > rate * MAX_BROKEN:
-                    share = f"{n_broken} of the first {n_read + len(block)} samples"
+                if n_read < rate <= n_read + len(block) and mender.n_broken > rate * MAX_BROKEN:
+                    share = f"{mender.n_broken} of the first {n_read + len(block)} samples"
                     log.warning("standard input: %s are no sound; is this really %s?", share, self._config.format)
                 n_read += len(block)
         except OSError as error:
             log.error("standard input: can't be read any more: %s", error.strerror)  # noqa: TRY400  as in file.py
             reason = Reason.SOURCE_LOST
-        if n_broken:
-            log.warning("standard input: %d broken samples (NaN, infinite or huge) count as silence", n_broken)
+        mender.tell()
         ring.close(Reason.STOP if self._stopping.is_set() else reason)
 
     def _frames(self) -> Iterator[bytes]:
-        """Whole frames until the end or `close`; one split over two reads waits for its other half in `rest`."""
+        """Whole frames until the end or `close`; what is read of the next one waits in `RESTS`, over openings too."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
-        rest = b""
+        key = self._fd, self._frame_bytes
         while not self._stopping.is_set():
             if not poll.poll(POLL_MS):
                 continue
+            rest = RESTS.get(key, b"")
             if not (received := os.read(self._fd, self._max_block * self._frame_bytes - len(rest))):
-                break
+                RESTS.pop(key, None)
+                if rest:
+                    log.warning("standard input: ended in the middle of a sample; %d bytes dropped", len(rest))
+                return
             data = rest + received
             end = len(data) - len(data) % self._frame_bytes
-            rest = data[end:]
+            RESTS[key] = data[end:]
             yield data[:end]
-        if rest:
-            log.warning("standard input: ended in the middle of a sample; %d bytes dropped", len(rest))
 
     def _decode(self, data: bytes) -> Samples:
         """(n,) float32 from whole frames of bytes."""

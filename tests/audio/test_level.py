@@ -31,14 +31,6 @@ def test_levels(samples: list[float], rms_dbfs: float, peak_dbfs: float, clipped
     assert found.clipped == clipped
 
 
-@pytest.mark.parametrize(
-    ("samples", "is_constant"),
-    [([], True), ([0.3], True), ([0, 0, -0.0], True), ([0.5, 0.5], True), ([0.5, -0.5], False), ([0, 0, 1e-7], False)],
-)
-def test_a_dead_microphone_is_constant(samples: list[float], is_constant: bool) -> None:
-    assert level(np.array(samples, np.float32)).is_constant is is_constant
-
-
 def test_a_full_scale_sine() -> None:
     found = level(SINE)
     assert found.rms_dbfs == pytest.approx(-3.01, abs=0.01)

@@ -154,11 +154,17 @@ def blank(path: Path) -> None:
     path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
 
 
+def flip(path: Path) -> None:
+    """One bit, so that it is no ASCII any more."""
+    data = path.read_bytes()
+    path.write_bytes(bytes((data[0] ^ 0x80,)) + data[1:])
+
+
 def remove(path: Path) -> None:
     path.unlink()
 
 
-@pytest.mark.parametrize("harm", [cut, blank, remove])
+@pytest.mark.parametrize("harm", [cut, blank, flip, remove])
 @pytest.mark.parametrize("name", ["graph.xml", "graph.bin", "sha256"])
 def test_a_broken_graph_is_made_anew(
     name: str, harm: Callable[[Path], None], named: Named, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,

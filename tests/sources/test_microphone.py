@@ -26,11 +26,12 @@ from streamer.audio.ring import Ring
 from streamer.core import Reason
 from streamer.errors import DeviceNotFound, SourceError
 from streamer.sources import microphone
-from streamer.sources._capture import MAX_LATENCY_S, Device, Request, captured_at, choose, stable_id
+from streamer.sources._capture import MAX_LATENCY_S, Device, Request, captured_at, choose, numbered, stable_id
 from streamer.sources.microphone import Config, Microphone
 from tests.fakes import wait_for
 
 PORTAUDIO = Path(__file__).parent / "portaudio"
+CHECKOUT = Path(__file__).parents[2]  # whose capture child it is, wherever the package is installed from
 N = 1200  # samples the stand-in delivers: 5 blocks of 30 ms at 8000 Hz
 RAMP = np.arange(N, dtype=np.float32) * np.float32(2**-12)
 
@@ -43,7 +44,7 @@ BUILT_IN = device("alsa/built-in", "Built-in", is_default=True)
 YETI = device("alsa/yeti/1-1.4:1.0,0", "Yeti: USB Audio (hw:1,0)")
 TWIN_1 = device("alsa/cam/1-1.1:1.0,0", "Cam (hw:2,0)")
 TWIN_2 = device("alsa/cam/1-1.2:1.0,0", "Cam (hw:3,0)")
-SAME = device("alsa/cam", "Camera"), device("alsa/cam#2", "Camera")
+SAME = device("alsa/cam#1of2", "Camera"), device("alsa/cam#2of2", "Camera")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ SAME = device("alsa/cam", "Camera"), device("alsa/cam#2", "Camera")
         ("Built-in", [YETI, BUILT_IN], BUILT_IN),
         ("yeti", [BUILT_IN, YETI], YETI),
         ("Cam (hw:3,0)", [TWIN_1, TWIN_2], TWIN_2),
-        ("alsa/cam#2", SAME, SAME[1]),
+        ("alsa/cam#2of2", SAME, SAME[1]),
         ("Yeti", [device("a", "Yeti"), device("b", "Yeti Nano")], device("a", "Yeti")),  # exact before part
     ],
 )
@@ -139,7 +140,7 @@ Plot = Callable[[str], None]
 @pytest.fixture
 def plot(monkeypatch: pytest.MonkeyPatch) -> Plot:
     """`plot(name)` decides what PortAudio does in the next child."""
-    monkeypatch.setenv("PYTHONPATH", str(PORTAUDIO))
+    monkeypatch.setenv("PYTHONPATH", f"{PORTAUDIO}{os.pathsep}{CHECKOUT}")
     monkeypatch.setenv("FAKE_PORTAUDIO", "well")
     return lambda name: monkeypatch.setenv("FAKE_PORTAUDIO", name)
 
@@ -165,6 +166,25 @@ def test_lists_the_capture_devices() -> None:
         Device("alsa/built-in", "Built-in", "ALSA", 8000, 2, True, 1),
         Device("alsa/yeti", "Yeti", "ALSA", 8000, 1, False, 2),
     ]
+
+
+@pytest.mark.parametrize(("ids", "expected"), [
+    ("a b", "a b"),
+    ("a b a", "a#1of2 b a#2of2"),
+    ("a a a", "a#1of3 a#2of3 a#3of3"),  # with one gone all are: none passes to another device
+])  # fmt: skip
+def test_ids_that_devices_share_are_numbered(ids: str, expected: str) -> None:
+    assert numbered(ids.split()) == expected.split()
+
+
+def test_the_twin_of_a_microphone_that_is_unplugged_does_not_take_its_place(plot: Plot) -> None:
+    plot("twins")
+    twins = [device.id for device in microphone.devices()[1:]]
+    assert twins == ["alsa/yeti#1of2", "alsa/yeti#2of2"]
+    plot("well")
+    for twin in twins:
+        with pytest.raises(DeviceNotFound, match=rf"^microphone '{twin}' not found; known: .*Yeti \(id alsa/yeti\)"):
+            Microphone(Config(device=twin)).open()
 
 
 def test_says_what_it_opened(mic: Microphone) -> None:
@@ -205,6 +225,17 @@ def test_counts_what_the_driver_lost(mic: Microphone, plot: Plot) -> None:
     ring, _ = start(mic)
     wait_for(lambda: ring.written == N, "all samples")
     assert mic.overflows == 2
+
+
+def test_broken_samples_are_silence_and_told(plot: Plot, caplog: pytest.LogCaptureFixture) -> None:
+    plot("broken")
+    source = Microphone(Config(channel=1))
+    ring, _ = start(source)
+    wait_for(lambda: ring.written == N, "all samples")
+    np.testing.assert_array_equal(ring.read(0, N), np.where(np.arange(N) < 3 * 240, RAMP, 0))
+    source.close()
+    said = "microphone 'default': 240 broken samples (NaN, infinite or huge) count as silence"
+    assert caplog.messages == [said, said]
 
 
 def test_a_device_that_vanishes_closes_the_ring(mic: Microphone, plot: Plot, caplog: pytest.LogCaptureFixture) -> None:

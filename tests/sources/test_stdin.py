@@ -59,7 +59,8 @@ def test_16_bit_sound_taken_for_float_is_named(piped: Piped, caplog: pytest.LogC
     noise = np.random.default_rng(1).normal(0, 300, 6 * channels * RATE).astype("<i2")  # 3 s, were it float
     found = heard(Config(sample_rate=RATE, format="f32le", channels=channels), piped(noise.tobytes()))
     assert np.abs(found).max() <= 1000
-    named, counted = caplog.messages
+    first, named, counted = caplog.messages
+    assert re.search(r"^standard input: \d+ broken samples", first)
     assert re.search(r"^standard input: \d+ of the first 1\d{4} samples are no sound; is this really f32le\?$", named)
     assert re.search(r"^standard input: \d+ broken samples", counted)
 
@@ -119,6 +120,26 @@ def test_close_while_nothing_comes() -> None:
     os.close(writing)
 
 
+@pytest.mark.parametrize("is_reload", [False, True])
+def test_a_sample_split_over_two_openings_is_put_together(is_reload: bool) -> None:
+    data = RAMP[:2000].tobytes()
+    reading, writing = os.pipe()
+    config = Config(sample_rate=RATE, format="s16le")
+    source = StdinSource(config, reading)
+    heard = []
+    for part in (data[:2001], data[2001:]):
+        ring = Ring(RATE, source.open().max_block)
+        source.start(ring, Clock(RATE))
+        os.write(writing, part)
+        wait_for(partial(has_written, ring, 1000), "all whole samples")
+        source.close()
+        heard.append(ring.read(0, ring.written))
+        source = StdinSource(config, reading) if is_reload else source
+    os.close(writing)
+    os.close(reading)
+    np.testing.assert_array_equal(np.concatenate(heard), RAMP[:2000] / np.float32(32768))
+
+
 def test_a_closed_input_is_a_sentence() -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -171,6 +192,8 @@ def test_a_terminal_is_a_sentence() -> None:
         ({"format": "s24le"}, "'s16le' or 'f32le'"),
         ({"sample_rate": 0}, "greater than or equal to 1000"),
         ({"sample_rate": 16000.5}, "valid integer"),
+        ({"zeros_s": 0}, "greater than 0"),
+        ({"zeros_s": float("inf")}, "finite number"),
         ({"loop": True}, "Extra inputs are not permitted"),
     ],
 )

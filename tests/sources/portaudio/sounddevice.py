@@ -1,6 +1,7 @@
 """Stands in for sounddevice in a capture child whose PYTHONPATH holds this folder. FAKE_PORTAUDIO names what happens.
 
-Two devices: `Built-in` (the default; 2 channels: a ramp, and 0.5) and `Yeti` (1 channel: 0.25), 8000 Hz.
+Two devices: `Built-in` (the default; 2 channels: a ramp, and 0.5) and `Yeti` (1 channel: 0.25), 8000 Hz; with the plot
+"twins" another `Yeti`.
 """
 
 import os
@@ -36,6 +37,8 @@ def query_devices(kind: str | None = None) -> Any:
             raise PortAudioError("Error querying device -1")
         return {"index": 1}
     names = [] if PLOT == "no device" else [("Speaker", 0), ("Built-in", 2), ("Yeti", 1)]
+    if PLOT == "twins":
+        names.append(("Yeti", 1))
     return [
         {"name": name, "hostapi": 0, "max_input_channels": n, "default_samplerate": 8000.0} for name, n in names
     ]
@@ -59,6 +62,8 @@ class InputStream:
         columns = [np.arange(N_BLOCKS * blocksize) * STEP, np.full(N_BLOCKS * blocksize, 0.5)]
         if device == 2:
             columns = [np.full(N_BLOCKS * blocksize, 0.25)]
+        if PLOT == "broken":
+            columns[0][3 * blocksize :] = np.nan
         self._samples = np.stack(columns[:channels], axis=1).astype(dtype).reshape(N_BLOCKS, blocksize, channels)
         self._callback = callback
         self._finished_callback = finished_callback
