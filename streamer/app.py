@@ -17,7 +17,7 @@ from streamer.core import Message, Reason, Scores, SegmentEnd, Site, Status, Str
 from streamer.engine import Engine
 from streamer.errors import BackendError
 from streamer.journal import Journal, place_of
-from streamer.journal_file import Found
+from streamer.journal_file import Entry, Found
 from streamer.line import build_line
 from streamer.orders import Command, Orders
 from streamer.outbox import Outbox
@@ -67,7 +67,8 @@ class App:
         site = Site(settings.node, tuple(map(self._rules_of, settings.streams)), self.orders.take)
         self._sinks = {name: edges.build_sink(config, site) for name, config in settings.sinks.items()}
         self.outboxes = {name: self._outbox(name) for name in self._sinks}
-        self._inherited: dict[str, list[Message]] = {}
+        self._inherited: dict[str, list[Entry]] = {}
+        self._adopted: set[int | None] = set()  # rows of the outbox's file
         self._standing: list[Command] = []
         self._failure: BaseException | None = None
 
@@ -124,17 +125,19 @@ class App:
                 wait.cancel()
 
     def succeed(self, before: "App") -> None:
-        """Take over what `before`, which has ended, was ordered, and could not deliver and is not on the disk."""
+        """Take over what `before`, which has ended, was ordered and could not deliver."""
         self._standing = before.orders.standing(self.settings)
         is_same_file = before.journal and self.journal and before.journal.path == self.journal.path
         for sink in self.outboxes.keys() & before.outboxes.keys():
             left = before.outboxes[sink].left
-            self._inherited[sink] = [entry.message for entry in left if entry.row is None or not is_same_file]
+            self._inherited[sink] = left if is_same_file else [replace(entry, row=None) for entry in left]
 
     def _inherit(self) -> None:
-        for sink, messages in self._inherited.items():
-            for message in messages:
-                self.outboxes[sink].put(message)
+        """Put what was not found on the disk; should that be read later, it comes twice rather than never."""
+        for sink, entries in self._inherited.items():
+            for entry in entries:
+                if entry.row not in self._adopted:
+                    self.outboxes[sink].put(entry.message)
         self.orders.go_on(self._standing)
 
     async def _work(self) -> None:
@@ -190,6 +193,7 @@ class App:
     def _adopt(self, found: Found) -> None:
         """Go on where an earlier life left off: deliver what it could not, end what it left open."""
         for sink, entries in found.waiting.items():
+            self._adopted.update(entry.row for entry in entries)
             if sink in self.outboxes:
                 self.outboxes[sink].adopt(entries)
             else:

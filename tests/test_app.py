@@ -403,6 +403,24 @@ def test_a_successor_finds_on_the_disk_what_waits_there(daemon, tmp_path, monkey
     assert sink.phases("room") == ["start", "end"]
 
 
+def test_a_successor_delivers_what_waits_on_a_disk_that_failed(daemon, tmp_path, monkeypatch):
+    on_disk = SETTINGS.replace("path: null", f"path: {tmp_path / 'outbox'}")
+    monkeypatch.setattr(app, "STOP_S", 0.2)
+    before, deaf = daemon(FakeSource(NOISE), FakeSource(SILENCE), settings=on_disk)
+    monkeypatch.setattr(deaf, "run", lambda _: asyncio.Event().wait())
+    asyncio.run(before.run())
+    assert all(entry.row for entry in before.outboxes["all"].left)
+
+    def fail(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(journal_file, "open_database", fail)
+    after, sink = daemon(FakeSource(SILENCE), FakeSource(SILENCE), settings=on_disk)
+    after.succeed(before)
+    asyncio.run(after.run())
+    assert sink.phases("room") == ["start", "end"]
+
+
 def test_a_sink_that_broke_gets_again_what_it_had_in_its_hands(daemon, monkeypatch):
     monkeypatch.setattr(app, "BROKEN_S", 0.01)
     made, sink = daemon(FakeSource(NOISE), FakeSource(SILENCE))
