@@ -37,6 +37,7 @@ STUCK_S = 120.0  # the largest batch of the largest model takes half a minute on
 STOP_S = 3.1  # from a signal to the end of the sinks: 5 s are promised for it all, also where a busy machine runs late
 RELEASE_S = 0.6  # of it: for sources to let go of their devices; then the engine drains
 DELIVER_S = 0.1  # of it: for sinks to deliver, even where sources and engine took all they may
+HANDOVER_S = 0.5  # at a reload, for sinks to deliver: what they don't the next configuration takes over
 LAST_WORD_S = 0.9  # of it: for sinks that were cut off to say `offline`
 
 
@@ -252,7 +253,6 @@ class App:
             task.cancel()
         await asyncio.wait(sources, timeout=RELEASE_S)
         has_ended = await asyncio.to_thread(engine.stop, lambda: self._keeps_backend and _is_at_work(engine))
-        began = time.monotonic() if self._keeps_backend else max(began, self._asked)
         if self._keeps_backend and not has_ended:
             self._fail(BackendError("the model hangs"))
         elif has_ended and not self._keeps_backend:
@@ -262,20 +262,27 @@ class App:
             supervisor.set_status(Status.OFFLINE)
             for message in supervisor.line.reporter.stop(self._reason):
                 self._put(message)
-        await self._close_sinks(sinks, began + STOP_S)
+        left_s = max(began, self._asked) + STOP_S - LAST_WORD_S - time.monotonic()
+        await self._close_sinks(sinks, HANDOVER_S if self._has_heir else max(DELIVER_S, left_s))
         for task in sources:
             task.cancel()  # again: one that still waits for a driver to let go
 
-    async def _close_sinks(self, sinks: dict[str, asyncio.Task[None]], deadline: float) -> None:
-        """Let them deliver what there is until the deadline, and have a last word."""
+    @property
+    def _has_heir(self) -> bool:
+        """Whether another configuration takes over what isn't delivered."""
+        return self._reason == Reason.RELOAD and not self._failure
+
+    async def _close_sinks(self, sinks: dict[str, asyncio.Task[None]], deliver_s: float) -> None:
+        """Let them deliver what there is, and have a last word."""
         for outbox in self.outboxes.values():
             outbox.close()
         if not sinks:
             return
-        await asyncio.wait(sinks.values(), timeout=max(DELIVER_S, deadline - time.monotonic() - LAST_WORD_S))
+        await asyncio.wait(sinks.values(), timeout=deliver_s)
         for name, task in sinks.items():
             if task.cancel() and self.outboxes[name].pending:
-                fate = "wait on disk" if self.journal and not self.journal.is_failing else "were not delivered"
+                fate = "are left to the next configuration" if self._has_heir else "were not delivered"
+                fate = "wait on disk" if self.journal and not self.journal.is_failing else fate
                 log.warning("sink %s: %d events %s", name, self.outboxes[name].pending, fate)
         await asyncio.wait(sinks.values(), timeout=LAST_WORD_S)
 
