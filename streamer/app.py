@@ -17,7 +17,7 @@ from streamer.core import Event, Message, Reason, Scores, SegmentEnd, Site, Stat
 from streamer.engine import Engine
 from streamer.errors import BackendError
 from streamer.journal import Journal, place_of
-from streamer.journal_file import Found
+from streamer.journal_file import Entry, Found
 from streamer.line import build_line
 from streamer.orders import Command, Orders
 from streamer.outbox import Outbox
@@ -39,6 +39,7 @@ LOOK_S = 1.0  # small beside STUCK_S
 STOP_S = 3.1  # from a signal to the end of the sinks: 5 s are promised for it all, also where a busy machine runs late
 RELEASE_S = 0.6  # of it: for sources to let go of their devices; then the engine drains
 DELIVER_S = 0.1  # of it: for sinks to deliver, even where sources and engine took all they may
+HANDOVER_S = 0.5  # at a reload, for sinks to deliver: what they don't the next configuration takes over
 LAST_WORD_S = 0.9  # of it: for sinks that were cut off to say `offline`
 
 
@@ -69,7 +70,8 @@ class App:
         site = Site(settings.node, tuple(map(self._rules_of, settings.streams)), self.orders.take)
         self._sinks = {name: edges.build_sink(config, site) for name, config in settings.sinks.items()}
         self.outboxes = {name: self._outbox(name) for name in self._sinks}
-        self._inherited: dict[str, list[Message]] = {}
+        self._inherited: dict[str, list[Entry]] = {}
+        self._adopted: set[int | None] = set()  # rows of the outbox's file
         self._standing: list[Command] = []
         self._known: dict[str, dict[str, Event]] = {}
         self._failure: BaseException | None = None
@@ -127,14 +129,14 @@ class App:
                 wait.cancel()
 
     def succeed(self, before: "App") -> None:
-        """Take over what `before`, which has ended, was ordered, knew, and could not deliver and is not on the disk."""
+        """Take over what `before`, which has ended, was ordered, knew, and could not deliver."""
         self._standing = before.orders.standing(self.settings)
         if self.backend.spec.labels == before.backend.spec.labels:
             self._known = before.known(self.settings)
         is_same_file = before.journal and self.journal and before.journal.path == self.journal.path
         for sink in self.outboxes.keys() & before.outboxes.keys():
             left = before.outboxes[sink].left
-            self._inherited[sink] = [entry.message for entry in left if entry.row is None or not is_same_file]
+            self._inherited[sink] = left if is_same_file else [replace(entry, row=None) for entry in left]
 
     def known(self, settings: Settings) -> dict[str, dict[str, Event]]:
         """What rules know of the time before, by stream and rule, where `settings` leave them as they are."""
@@ -142,9 +144,11 @@ class App:
         return {name: one.known(self.settings.same_rules(settings, name)) for name, one in reporters.items()}
 
     def _inherit(self) -> None:
-        for sink, messages in self._inherited.items():
-            for message in messages:
-                self.outboxes[sink].put(message)
+        """Put what was not found on the disk; should that be read later, it comes twice rather than never."""
+        for sink, entries in self._inherited.items():
+            for entry in entries:
+                if entry.row not in self._adopted:
+                    self.outboxes[sink].put(entry.message)
         self.orders.go_on(self._standing)
         for name, known in self._known.items():  # after orders: rules are made anew for them
             self._supervisors[name].line.reporter.remember(known)
@@ -203,6 +207,7 @@ class App:
     def _adopt(self, found: Found) -> None:
         """Go on where an earlier life left off: deliver what it could not, end what it left open."""
         for sink, entries in found.waiting.items():
+            self._adopted.update(entry.row for entry in entries)
             if sink in self.outboxes:
                 self.outboxes[sink].adopt(entries)
             else:
@@ -272,7 +277,6 @@ class App:
             task.cancel()
         await asyncio.wait(sources, timeout=RELEASE_S)
         has_ended = await asyncio.to_thread(engine.stop, lambda: self._keeps_backend and _is_at_work(engine))
-        began = time.monotonic() if self._keeps_backend else max(began, self._asked)
         if self._keeps_backend and not has_ended:
             self._fail(BackendError("the model hangs"))
         elif has_ended and not self._keeps_backend:
@@ -282,20 +286,27 @@ class App:
             supervisor.set_status(Status.OFFLINE)
             for message in supervisor.line.reporter.stop(self._reason):
                 self._put(message)
-        await self._close_sinks(sinks, began + STOP_S)
+        left_s = max(began, self._asked) + STOP_S - LAST_WORD_S - time.monotonic()
+        await self._close_sinks(sinks, HANDOVER_S if self._has_heir else max(DELIVER_S, left_s))
         for task in sources:
             task.cancel()  # again: one that still waits for a driver to let go
 
-    async def _close_sinks(self, sinks: dict[str, asyncio.Task[None]], deadline: float) -> None:
-        """Let them deliver what there is until the deadline, and have a last word."""
+    @property
+    def _has_heir(self) -> bool:
+        """Whether another configuration takes over what isn't delivered."""
+        return self._reason == Reason.RELOAD and not self._failure
+
+    async def _close_sinks(self, sinks: dict[str, asyncio.Task[None]], deliver_s: float) -> None:
+        """Let them deliver what there is, and have a last word."""
         for outbox in self.outboxes.values():
             outbox.close()
         if not sinks:
             return
-        await asyncio.wait(sinks.values(), timeout=max(DELIVER_S, deadline - time.monotonic() - LAST_WORD_S))
+        await asyncio.wait(sinks.values(), timeout=deliver_s)
         for name, task in sinks.items():
             if task.cancel() and self.outboxes[name].pending:
-                fate = "wait on disk" if self.journal and not self.journal.is_failing else "were not delivered"
+                fate = "are left to the next configuration" if self._has_heir else "were not delivered"
+                fate = "wait on disk" if self.journal and not self.journal.is_failing else fate
                 log.warning("sink %s: %d events %s", name, self.outboxes[name].pending, fate)
         await asyncio.wait(sinks.values(), timeout=LAST_WORD_S)
 

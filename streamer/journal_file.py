@@ -177,7 +177,7 @@ class JournalFile:
                     self._call(self._listener.on_fault)
             except Exception as error:  # noqa: BLE001  a mistake of ours must not end the thread, in silence
                 self._fail(error)
-        self._let_go()
+        self._close()
         self._call(self._listener.on_closed)
 
     def _take(self, batch: Batch) -> None:
@@ -246,12 +246,17 @@ class JournalFile:
 
     def _let_go(self) -> None:
         """Close the file. The next one has to be told of everything."""
+        self._close()
+        for entry in self._saved:
+            entry.row = None
+        self._todo = Batch(self._saved | self._todo.new, [], {**self._open}, {**self._kept})
+        self._saved = {}
+
+    def _close(self) -> None:
         if self._database is not None:
             with suppress(sqlite3.Error):
                 self._database.close()
         self._database = self._place = None
-        self._todo = Batch(self._saved | self._todo.new, [], {**self._open}, {**self._kept})
-        self._saved = {}
 
     def _fail(self, error: Exception) -> None:
         if is_broken(error):

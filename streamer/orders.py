@@ -87,13 +87,18 @@ class Orders:
         log.info("ordered: %s %s", topic, text)
 
     def obey_again(self, orders: Iterable[Order]) -> None:
-        """Obey what an earlier life was ordered to keep; what the configuration overruled since is forgotten."""
+        """Obey what an earlier life was ordered to keep; what the configuration overruled since is forgotten.
+
+        A disk that is late may tell of it when there is a newer order already, which has taken its place there too.
+        """
         for order in orders:
             with suppress(CommandError):    # that stream or rule is gone
                 command = parse(order.topic, order.text, self._rules)
-                if self._settings.keep_thresholds and order.instead_of == self._configured(command):
-                    self._obey(command, order.topic)
-                    log.info("ordered before the restart: %s %s", order.topic, order.text)
+                has_newer = (command.stream_id, command.rule) in self._tuned
+                if self._settings.keep_thresholds and (has_newer or order.instead_of == self._configured(command)):
+                    if not has_newer:
+                        self._obey(command, order.topic)
+                        log.info("ordered before the restart: %s %s", order.topic, order.text)
                     continue
             if self._journal:
                 self._journal.drop(order)

@@ -195,12 +195,11 @@ class Reporter:
         return Message(f"{self.info.stream_id}/{rule}/state", payload, retain=True)
 
     def _snoozed_until(self, rule: str) -> str | None:
+        """Until when at least: a stream that hears nothing now, or nothing yet, may have been deaf for hours."""
         awake_at = self._awake_at.get(rule)
         if awake_at is None:
             return None
-        if not self._heard_to:  # positions have no time before there is sound
-            return _iso(datetime.now(UTC) + timedelta(seconds=awake_at / self.info.sample_rate))
-        return _iso(self._utc(awake_at))
+        return _iso(datetime.now(UTC) + timedelta(seconds=(awake_at - self._heard_to) / self.info.sample_rate))
 
 
 def status_message(stream_id: str, status: Status) -> Message:

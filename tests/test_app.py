@@ -461,6 +461,26 @@ def test_a_successor_delivers_what_waits_in_memory(daemon, monkeypatch):
     assert sink.phases("room") == ["start", "end"]
 
 
+def test_a_reload_does_not_wait_for_a_receiver_that_is_away(daemon, monkeypatch, caplog):
+    monkeypatch.setattr(app, "STOP_S", 60.0)
+    before, deaf = daemon(FakeSource(NOISE, end=None), FakeSource(SILENCE))
+    monkeypatch.setattr(deaf, "run", lambda _: asyncio.Event().wait())
+    after, sink = daemon(FakeSource(SILENCE), FakeSource(SILENCE))
+
+    async def reload():
+        async with asyncio.timeout(30):
+            running = asyncio.ensure_future(before.run())
+            await until(lambda: before.outboxes["all"].pending)
+            before.stop(Reason.RELOAD)
+            await running
+
+    asyncio.run(reload())
+    assert "sink all: 2 events are left to the next configuration" in caplog.messages
+    after.succeed(before)
+    asyncio.run(after.run())
+    assert [event["end_reason"] for event in sink.of("room/event")] == [None, "reload"]
+
+
 def test_a_successor_obeys_what_was_ordered(daemon):
     before, told = daemon(FakeSource(NOISE, end=None), FakeSource(NOISE, end=None))
     room = FakeSource(NOISE)
@@ -534,6 +554,24 @@ def test_a_successor_finds_on_the_disk_what_waits_there(daemon, tmp_path, monkey
     before, deaf = daemon(FakeSource(NOISE), FakeSource(SILENCE), settings=on_disk)
     monkeypatch.setattr(deaf, "run", lambda _: asyncio.Event().wait())
     asyncio.run(before.run())
+    after, sink = daemon(FakeSource(SILENCE), FakeSource(SILENCE), settings=on_disk)
+    after.succeed(before)
+    asyncio.run(after.run())
+    assert sink.phases("room") == ["start", "end"]
+
+
+def test_a_successor_delivers_what_waits_on_a_disk_that_failed(daemon, tmp_path, monkeypatch):
+    on_disk = SETTINGS.replace("path: null", f"path: {tmp_path / 'outbox'}")
+    monkeypatch.setattr(app, "STOP_S", 0.2)
+    before, deaf = daemon(FakeSource(NOISE), FakeSource(SILENCE), settings=on_disk)
+    monkeypatch.setattr(deaf, "run", lambda _: asyncio.Event().wait())
+    asyncio.run(before.run())
+    assert all(entry.row for entry in before.outboxes["all"].left)
+
+    def fail(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(journal_file, "open_database", fail)
     after, sink = daemon(FakeSource(SILENCE), FakeSource(SILENCE), settings=on_disk)
     after.succeed(before)
     asyncio.run(after.run())

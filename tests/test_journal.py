@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import shutil
 import signal
 import sqlite3
@@ -376,6 +377,32 @@ def test_a_file_that_is_removed_is_made_anew_with_all_that_waits(tmp_path: Path)
     found = live(path, nothing).found
     assert numbers(waiting(found)) == [2, 3]
     assert numbers(found.open) == [1, 2, 3]
+
+
+def test_an_event_of_a_file_that_is_gone_is_not_taken_to_be_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload hands on in memory what is not."""
+    path = tmp_path / "outbox"
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async def life(life: Life) -> None:
+        life.put(event(1))
+        await take(life.boxes["a"], 1, ack=False)
+
+    async def card_fails(lived: Life) -> None:
+        await life(lived)
+        path.unlink()
+        monkeypatch.setattr(journal_file, "open_database", fail)
+        lived.put(event(2))
+        await take(lived.boxes["a"], 1, ack=False)
+
+    lived = live(path, life)
+    assert [entry.row is None for entry in lived.boxes["a"].left] == [False]
+    lived = live(path, card_fails)
+    assert [entry.row is None for entry in lived.boxes["a"].left] == [True, True, True]
 
 
 def test_another_programs_file_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

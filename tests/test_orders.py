@@ -6,6 +6,7 @@ import pytest
 
 from streamer import config, edges
 from streamer.errors import CommandError
+from streamer.journal_file import Order
 from streamer.line import build_line
 from streamer.orders import Command, Orders, parse
 from streamer.stats import Stats
@@ -60,11 +61,11 @@ rules:
 """
 
 
-def orders(put, text=TEXT):
+def orders(put, text=TEXT, journal=None):
     """Of one stream, whose source plays no part."""
     settings = config.parse(text, "c.yaml", edges.edge_config)
     line = build_line(settings, "mic", spec_of("Bark", "Siren"), Stats())
-    return Orders(settings, {"mic": SimpleNamespace(line=line, is_paused=True)}, put), line
+    return Orders(settings, {"mic": SimpleNamespace(line=line, is_paused=True)}, put, journal), line
 
 
 def test_a_rule_that_watches_others_has_no_threshold():
@@ -114,6 +115,17 @@ def test_what_holds_on_is_obeyed_and_holds_on_again():
     one.go_on([TUNED, ASLEEP])
     assert [message.topic for message in put] == ["mic/bark/threshold/state", "mic/many/state"]
     assert one.standing(config.parse(TEXT, "c.yaml", edges.edge_config)) == [PAUSED, TUNED, ASLEEP]
+
+
+@pytest.mark.parametrize("instead_of", ["0.5", "0.6"])
+def test_a_disk_that_is_late_does_not_undo_a_newer_order(instead_of):
+    put, kept = [], []
+    journal = SimpleNamespace(keep=lambda order: kept.append(order.text), drop=lambda order: kept.append(None))
+    one, _ = orders(put.append, f"keep_thresholds: true\n{TEXT}", journal)
+    one.take("mic/bark/threshold/set", "0.2")
+    one.obey_again([Order("mic/bark/threshold/set", "0.9", instead_of)])
+    assert [message.payload for message in put] == ["0.2"]
+    assert kept == ["0.2"]
 
 
 def test_an_order_knows_its_topic():

@@ -1,6 +1,7 @@
 """Events as JSON lines, appended to a file, a pipe or standard output. States and readings aren't kept.
 
-Event loop only. It waits for the reader of a pipe or terminal; for a disk, which is quick, it stands still.
+Event loop only. It waits for the reader of a pipe or terminal, and in a thread until a file is on its disk; to write to
+one, which is quick, it stands still.
 """
 
 import asyncio
@@ -71,6 +72,7 @@ class Jsonl:
             try:
                 await self._append(line)
             except OSError as error:
+                self._close()       # opened anew, a file is looked at again: it may end in half a line
                 check = "that somebody reads it" if error.errno in UNREAD else "its folder, permissions and free space"
                 await self._retry.failed(
                     f"events can't be written to {name}: {error.strerror}; they wait in memory. Check {check}"
@@ -81,12 +83,15 @@ class Jsonl:
 
     async def _append(self, line: bytes) -> None:
         file = self._open()
-        chunk = len(line) if _is_regular(file.fileno()) else select.PIPE_BUF
+        is_regular = _is_regular(file.fileno())
+        chunk = len(line) if is_regular else select.PIPE_BUF
         written = 0
         try:
             while written < len(line):
                 await _writable(file)
                 written += file.write(line[written:written + chunk]) or 0      # None: there was no room after all
+            if is_regular:
+                await asyncio.to_thread(os.fsync, file.fileno())
         except OSError:
             if written and self._path is not None:      # half a line, as a full disk leaves it
                 with suppress(OSError):
@@ -103,6 +108,8 @@ class Jsonl:
         else:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = io.FileIO(self._path, "a", opener=_open_at_once)
+            if _is_regular(self._file.fileno()) and _ends_amid_a_line(self._path):
+                self._file.write(b"\n")
         return self._file
 
     def _is_in_place(self, file: io.FileIO) -> bool:
@@ -119,6 +126,15 @@ class Jsonl:
 
 def _is_regular(fd: int) -> bool:
     return stat.S_ISREG(os.fstat(fd).st_mode)
+
+
+def _ends_amid_a_line(path: Path) -> bool:
+    """Whether a power cut or a full disk left half a line at its end; not known of a file that we may only write."""
+    try:
+        with path.open("rb") as file:
+            return os.pread(file.fileno(), 1, max(0, path.stat().st_size - 1)) not in (b"", b"\n")
+    except PermissionError:
+        return False
 
 
 def _open_at_once(path: str, flags: int) -> int:

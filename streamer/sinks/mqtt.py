@@ -34,6 +34,7 @@ IN_FLIGHT = UNANSWERED - 3          # of the outbox; the others: one each of `_h
 ORDERS = ("+/listening/set", "+/+/snooze/set", "+/+/threshold/set")
 OLD_S = 1.0             # what the broker kept of an earlier life follows on the subscription at once
 STATES = ("status", "+/status", "+/+/state", "+/+/+/state")
+ONLINE = Message("status", "online", retain=True)
 REFUSED = 128           # and above: answers that mean no
 LONGEST_ORDER = 100     # bytes; the longest there is has ten
 
@@ -91,8 +92,7 @@ class Mqtt:
         self._config = config
         self._client_id = config.client_id or f"streamer-{site.node}"
         self._topic = f"{config.base_topic}/{site.node}"
-        self._online = Message(f"{self._topic}/status", "online", retain=True)
-        self._offline = replace(self._online, payload="offline")
+        self._offline = replace(ONLINE, topic=f"{self._topic}/status", payload="offline")
         self._device = _device(config, site)
         self._order = site.command
         self._broker = f"MQTT broker {config.host}:{config.port}"
@@ -114,7 +114,7 @@ class Mqtt:
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Client]:
-        """Connect and say so. A new client each time: what must outlive it is in the outbox, not in a client.
+        """Connect; say `offline` at the end. A new client each time: what must outlive it is in the outbox, not in one.
 
         Raises:
             SinkError: there is none to be had; the sentence says why.
@@ -122,7 +122,7 @@ class Mqtt:
         config, client = self._config, self._client()
         await connect(client, config.host, config.port, config.username, config.tls)
         try:
-            await self._send(client, self._online)
+            _heed_cancellation()
             self.reconnects += self._was_connected
             self.connected = self._was_connected = True
             self._retry.succeeded(f"{self._broker}: connected")
@@ -137,6 +137,7 @@ class Mqtt:
 
     async def _drain(self, client: Client, outbox: Outbox) -> None:
         """Deliver up to IN_FLIGHT messages at a time; they start in the outbox's order, and the wire keeps it."""
+        outbox.put(ONLINE)      # after the states: what an earlier life left of them must not count for a moment
         outbox.resync()
         async with asyncio.TaskGroup() as group:
             helpers = [group.create_task(self._listen(client, outbox), name="mqtt listener")]
@@ -203,7 +204,7 @@ class Mqtt:
             self._obey(topic, message)
         elif topic == "status":
             if message.payload != b"online":    # the will of an older connection, which ours has taken over
-                await self._send(client, self._online)
+                outbox.put(ONLINE)
         elif message.retain and not outbox.knows(topic):
             log.info("%s: removes '%s', the state of a stream or rule that is no more", self._broker, message.topic)
             await self._send(client, Message(str(message.topic), "", retain=True))
@@ -221,7 +222,6 @@ class Mqtt:
         if str(message.topic) == BIRTH:
             if message.payload == b"online" and not message.retain:
                 await self._send(client, us)
-                await self._send(client, self._online)
                 outbox.restate()
         elif message.retain and (farewell := removal(bytes(message.payload or b""), us.payload)):
             await self._send(client, replace(us, payload=farewell))
@@ -265,7 +265,7 @@ def _device(config: Config, site: Site) -> Message | None:
 
 
 def _heed_cancellation() -> None:
-    """Raise the cancellation that Python 3.11's wait_for, in aiomqtt, loses when the answer comes together with it."""
+    """Raise the cancellation that Python 3.11's wait_for loses when the answer comes together with it."""
     if (task := asyncio.current_task()) and task.cancelling():
         raise asyncio.CancelledError
 

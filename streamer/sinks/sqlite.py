@@ -7,6 +7,7 @@ slow disk holds up nobody; a thread opens the file and closes it again, so none 
 import asyncio
 import json
 import logging
+import math
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,9 @@ from streamer.sinks.base import Retry, Sink
 
 log = logging.getLogger(__name__)
 
+STEADY_S = 3600.0       # so long a clock goes right before by its word events are deleted: time servers need minutes
+JUMP_S = 60.0           # a clock put right by less deletes nothing that matters
+UNSET = "2020"          # an onset before is of a clock that nobody had set: how old that event is, nobody knows
 BATCH = 200             # events a transaction: after an outage ten thousand wait, and each costs the disk a wait
 
 TABLE = """
@@ -59,6 +63,7 @@ ON CONFLICT (id) DO UPDATE SET ({", ".join(COLUMNS)}, payload) =
 WHERE events.event_type <> 'end'
     OR (excluded.event_type = 'end' AND (events.offset IS NULL OR excluded.offset IS NOT NULL))
 """  # noqa: S608  names of columns only
+PRUNE = "DELETE FROM events WHERE onset >= ? AND onset < ? AND id NOT IN ({})"
 
 
 class Config(BaseModel):
@@ -78,11 +83,12 @@ def build(config: Config, site: Site) -> Sink:
 
 
 class Sqlite:
-    """Keeps the newest message of each event, and forgets events that began over `keep_days` ago."""
+    """Keeps the newest message of each event, and forgets events that began over `keep_days` ago by a steady clock."""
 
     def __init__(self, path: Path, keep_days: float | None) -> None:
         self._path = path
         self._keep_days = keep_days
+        self._ahead = self._steady_since = -math.inf    # of the clock, against monotonic time
         self._retry = Retry(log)
 
     async def run(self, outbox: Outbox) -> None:
@@ -111,10 +117,19 @@ class Sqlite:
             self._retry.dropped(message, ValueError(str(error)))
             return None
 
+    def _has_steady_clock(self) -> bool:
+        """Whether the clock was not set anew lately; before it is first looked at it may have been."""
+        now = time.monotonic()
+        ahead = time.time() - now
+        if abs(ahead - self._ahead) > JUMP_S:
+            self._ahead, self._steady_since = ahead, now
+        return now - self._steady_since >= STEADY_S
+
     async def _deliver(self, rows: Sequence[tuple[Any, ...]]) -> None:
         while True:
+            keep_days = self._keep_days if self._has_steady_clock() else None
             try:
-                await asyncio.to_thread(write, self._path, rows, self._keep_days)
+                await asyncio.to_thread(write, self._path, rows, keep_days)
             except SinkError as error:
                 await self._retry.failed(f"history {self._path}: {error}; events wait")
             else:
@@ -123,7 +138,7 @@ class Sqlite:
 
 
 def write(path: Path, rows: Sequence[tuple[Any, ...]], keep_days: float | None) -> None:
-    """Put rows into the file, all or none, and drop what is older than `keep_days`. Blocks: not for the event loop.
+    """Put rows into the file, all or none, and drop others older than `keep_days`. Blocks: not for the event loop.
 
     Raises:
         SinkError: it can't be done now; the sentence says why. A broken file has been set aside.
@@ -132,7 +147,8 @@ def write(path: Path, rows: Sequence[tuple[Any, ...]], keep_days: float | None) 
         with closing(open_database(path, HISTORY)) as database, database:
             database.executemany(PUT, rows)
             if keep_days is not None:
-                database.execute("DELETE FROM events WHERE onset < ?", (_iso(time.time() - 86_400 * keep_days),))
+                values = (UNSET, _iso(time.time() - 86_400 * keep_days), *(row[0] for row in rows))
+                database.execute(PRUNE.format(", ".join("?" * len(rows))), values)
     except FAULTS as error:
         raise SinkError(explain(path, error)) from error
 

@@ -8,11 +8,11 @@ from tests.integration.daemon import Daemon, Subscriber
 from tests.integration.test_run import FILE, write_scene
 
 LIFE = """\
-streamer/garage/status online
 streamer/garage/room/status offline
 streamer/garage/room/smoke_alarm/state OFF
 streamer/garage/room/listening/state ON
 streamer/garage/room/smoke_alarm/threshold/state 0.6
+streamer/garage/status online
 streamer/garage/room/status online
 homeassistant/device/garage/config …
 streamer/garage/room/smoke_alarm/state ON

@@ -57,7 +57,7 @@ def test_home_assistant_that_starts_anew_is_told_everything_again(broker: Broker
             far.seen.clear()
             await store(broker, BIRTH, "online", retain=False)
             await far.until(lambda s: {DEVICE, STATUS, ALARM} <= set(s.newest))
-            assert [topic for topic, _ in far.seen] == [BIRTH, DEVICE, STATUS, ALARM]
+            assert [topic for topic, _ in far.seen] == [BIRTH, DEVICE, ALARM, STATUS]
             await store(broker, BIRTH, "offline", retain=False)
             outbox.put(event(1))
             await far.until(lambda s: "streamer/garage/mic/event" in s.newest)

@@ -78,5 +78,5 @@ def test_what_is_refused_and_no_event_holds_no_event_up(tmp_path: Path, caplog: 
     with Broker(tmp_path, may_write=(EVENTS,)) as broker:
         asyncio.run(scenario(broker))
         assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == [
-            refusal(broker.port, topic) for topic in (STATUS, ALARM, DEVICE)
+            refusal(broker.port, topic) for topic in (ALARM, STATUS, DEVICE)
         ]

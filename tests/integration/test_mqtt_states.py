@@ -6,6 +6,7 @@ import logging
 import aiomqtt
 import pytest
 
+from streamer.core import Message
 from streamer.outbox import Outbox
 from streamer.sinks import base
 from tests.integration.broker import Broker
@@ -79,6 +80,33 @@ def test_states_of_what_is_no_more_are_taken_off_the_broker(
     removed = lines(caplog, "removes")
     assert len(removed) == len(STALE)
     assert lines(caplog, "'streamer/garage/mic/bark/state', the state of a stream or rule that is no more")
+
+
+@BOTH
+def test_online_is_said_after_every_state(broker: Broker, protocol: str) -> None:
+    """Else an alarm that is over, and whose end the broker missed, would count for a moment."""
+
+    async def scenario() -> None:
+        await store(broker, {ALARM: '{"state":"ON"}', STATUS: "offline"})
+        outbox = Outbox()
+        for number in range(20):
+            outbox.put(Message(f"mic/rule{number}/state", {"state": "OFF"}, retain=True))
+        outbox.put(alarm("OFF"))
+        async with (
+            subscriber(broker) as far,
+            Relay(broker) as relay,
+            running(outbox, port=relay.port, protocol=protocol),
+        ):
+            for _ in range(2):
+                await far.status("online")
+                said = dict(far.seen)
+                assert (said[ALARM], len([topic for topic in said if topic.endswith("/state")])) == (OFF, 21)
+                relay.cut()
+                await far.status("offline")
+                far.seen.clear()
+
+    broker.start()
+    asyncio.run(scenario())
 
 
 @BOTH

@@ -74,9 +74,9 @@ def test_microphone_to_mqtt_through_every_outage(tmp_path):
 
             broker.kill()
             broker.start()
-            again = heard.wait_for("streamer/garage/status", "online", after=at)
-            heard.wait_for(STATUS, "online", after=again)  # states are said again: the broker forgot them
+            again = heard.wait_for(STATUS, "online", after=at)  # states are said again: the broker forgot them
             heard.wait("state ON", lambda topic, payload: topic == STATE and second["id"] in payload, after=again)
+            heard.wait_for("streamer/garage/status", "online", after=again)
 
             code, seconds = daemon.stop()
             assert code == 0

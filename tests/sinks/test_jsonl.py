@@ -7,6 +7,7 @@ import logging
 import os
 import pty
 import socket
+import threading
 import tty
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,6 +75,48 @@ def test_each_event_is_on_file_when_it_is_acknowledged(tmp_path: Path) -> None:
     path, seen = tmp_path / "events.jsonl", []
     write(str(path), event(1), lambda: seen.append(lines(path)), event(2), lambda: seen.append(lines(path)))
     assert seen == [[1], [1, 2]]
+
+
+def test_an_event_waits_for_the_disk_and_the_loop_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, outbox, may_go_on = tmp_path / "events.jsonl", Outbox(), threading.Event()
+    monkeypatch.setattr(os, "fsync", lambda _: may_go_on.wait(5))
+    outbox.put(event(1))
+
+    async def scenario() -> None:
+        task = asyncio.create_task(jsonl.build(jsonl.Config(path=str(path)), Site("node")).run(outbox))
+        await until(lambda: path.exists() and lines(path))
+        await asyncio.sleep(0.02)
+        assert outbox.pending == 1
+        may_go_on.set()
+        await until(lambda: not outbox.pending)
+        outbox.close()
+        await asyncio.wait_for(task, 5)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("hasty")
+def test_what_the_disk_did_not_take_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def fsync(_: int) -> None:
+        if faults:
+            raise faults.pop()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write(str(tmp_path / "events.jsonl"), event(1), event(2))
+    assert faults == []
+    assert lines(tmp_path / "events.jsonl") == [1, 2]
+
+
+@pytest.mark.parametrize("before", ['{"id":0}\n{"id":', '{"id":0}'])
+def test_half_a_line_that_a_power_cut_left_is_ended(tmp_path: Path, before: str) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text(before)
+    write(str(path), event(1), event(2))
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith(f"{before}\n")
+    assert [json.loads(line)["id"] for line in text.removeprefix(before).splitlines()[1:]] == [1, 2]
 
 
 @pytest.mark.parametrize("rotate", [lambda p: p.rename(p.with_suffix(".1")), Path.unlink])

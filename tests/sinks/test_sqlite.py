@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -128,14 +129,46 @@ def test_a_query(tmp_path: Path) -> None:
     assert ids(tmp_path / "db", since=datetime(1, 1, 1, tzinfo=UTC)) == ["0", "1", "2", "3", "4"]
 
 
-def test_what_began_long_ago_is_forgotten(tmp_path: Path) -> None:
-    def ago(days: float) -> str:
-        return sqlite._iso(time.time() - 86_400 * days)
+def ago(days: float) -> str:
+    return sqlite._iso(time.time() - 86_400 * days)
 
+
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trust the clock at once."""
+    monkeypatch.setattr(sqlite, "STEADY_S", 0.0)
+
+
+@pytest.mark.usefixtures("steady")
+def test_what_began_long_ago_is_forgotten(tmp_path: Path) -> None:
     keep(tmp_path / "db", event("end", id="old", onset=ago(90.1)), event("start", id="new", onset=ago(89.9)))
     assert ids(tmp_path / "db") == ["old", "new"]
     keep(tmp_path / "db", event("start", id="now", onset=ago(0)), keep_days=90.0)
     assert ids(tmp_path / "db") == ["new", "now"]
+
+
+@pytest.mark.usefixtures("steady")
+def test_what_just_came_is_kept_however_old(tmp_path: Path) -> None:
+    """It waited for months; or there was no clock yet, and how old it is nobody will ever know."""
+    keep(tmp_path / "db", event("start", id="old", onset=ago(100)), keep_days=90.0)
+    assert ids(tmp_path / "db") == ["old"]
+    keep(tmp_path / "db", event("start", id="no clock", onset="1970-01-01T00:00:09.000Z"), keep_days=90.0)
+    assert ids(tmp_path / "db") == ["no clock"]
+    keep(tmp_path / "db", event("start", id="new", onset=ago(0)), keep_days=90.0)
+    assert ids(tmp_path / "db") == ["no clock", "new"]
+
+
+def test_a_clock_that_jumps_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, ahead = [0.0], [1.8e9]
+    clock = SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0] + ahead[0])
+    monkeypatch.setattr(sqlite, "time", clock)
+    sink = sqlite.Sqlite(tmp_path / "db", 90.0)
+    n_days: list[float | None] = []
+    monkeypatch.setattr(sqlite, "write", lambda path, rows, days: n_days.append(days))
+    for at, years in ((0, 0), (3500, 0), (3700, 0), (9000, 30), (9100, 30), (9200, 0), (12_000, 0), (13_000, 0)):
+        now[0], ahead[0] = at, 1.8e9 + years * 31_557_600
+        asyncio.run(sink._deliver([]))
+    assert n_days == [None, None, 90.0, None, None, None, None, 90.0]
 
 
 def test_reading_and_writing_do_not_wait_for_each_other(tmp_path: Path) -> None:
