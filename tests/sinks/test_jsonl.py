@@ -181,6 +181,27 @@ def test_a_disk_full_in_the_middle_of_a_line_leaves_no_half_line(
     assert "No space left on device" in caplog.messages[0]
 
 
+@pytest.mark.usefixtures("hasty")
+def test_half_a_line_that_a_failing_disk_left_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = [10, 0]
+
+    class FailingDisk(io.FileIO):
+        def write(self, data: Any) -> int:
+            allowed = room.pop(0) if room else len(data)
+            if not allowed:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().write(bytes(data)[:allowed])
+
+        def truncate(self, size: int | None = None) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("streamer.sinks.jsonl.io.FileIO", FailingDisk)
+    path = tmp_path / "events.jsonl"
+    write(str(path), event(1), event(2))
+    half, *whole = path.read_bytes().splitlines()
+    assert (len(half), [json.loads(line)["id"] for line in whole]) == (10, [1, 2])
+
+
 def test_cancelling_leaves_the_rest_in_the_outbox(tmp_path: Path) -> None:
     outbox = Outbox()
 
