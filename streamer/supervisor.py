@@ -131,7 +131,7 @@ class Supervisor:
                 else:
                     log.info("stream %s: the source has come to its end", self._name)
                     return
-                await asyncio.to_thread(self.source.close)
+                await self._close()
                 if not reason or not self._wanted.is_set():
                     failures = 0
                     continue
@@ -144,7 +144,14 @@ class Supervisor:
                 await asyncio.sleep(wait_s)
         finally:
             self.set_status(Status.OFFLINE)
+            await self._close()
+
+    async def _close(self) -> None:
+        """Let go of the source, as far as it lets us: what is left of it must not end the other streams."""
+        try:
             await asyncio.to_thread(self.source.close)
+        except Exception:
+            log.exception("stream %s: its source can't be closed", self._name)
 
     async def _listen(self, info: SourceInfo) -> None:
         """Feed the stream from one opening of the source until its natural end.

@@ -307,6 +307,27 @@ def test_a_source_that_fails_is_tried_again_and_the_others_go_on(daemon, monkeyp
     assert str(error) in caplog.text
 
 
+def test_a_source_that_can_not_be_closed_is_opened_again_and_the_others_go_on(daemon, monkeypatch, caplog):
+    monkeypatch.setattr(supervisor, "FIRST_WAIT_S", 0.01)
+    lossy, troubles = FakeSource(NOISE, end=Reason.SOURCE_LOST), [OSError("the driver says no")]
+
+    def close():
+        FakeSource.close(lossy)
+        if lossy.n_opened and troubles:
+            raise troubles.pop()
+
+    lossy.close = close
+    made, sink = daemon(lossy, FakeSource(NOISE, end=None))
+
+    async def run():
+        async with running(made):
+            await until(lambda: lossy.n_opened >= 2 and sink.phases("hall"))
+
+    asyncio.run(run())
+    assert "stream room: its source can't be closed" in caplog.messages
+    assert sink.of("hall/event")[-1]["end_reason"] == "stop"
+
+
 def test_a_lost_source_ends_its_event_and_is_opened_again(daemon, monkeypatch):
     monkeypatch.setattr(supervisor, "FIRST_WAIT_S", 0.01)
     lossy = FakeSource(NOISE, end=Reason.SOURCE_LOST)

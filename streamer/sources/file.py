@@ -84,8 +84,9 @@ class FileSource:
     def start(self, ring: Ring, clock: Clock) -> None:
         """See `Source.start`. Position 0 is captured now."""
         self._ring = ring
-        self._thread = threading.Thread(target=self._play, args=(ring, clock), name="source-file", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._play, args=(ring, clock), name="source-file", daemon=True)
+        thread.start()
+        self._thread = thread  # not before: one that could not be started can't be joined
 
     def close(self) -> None:
         """See `Source.close`."""

@@ -105,8 +105,9 @@ class Microphone:
                 return
             arguments = (self._child, ring, clock)
             self._ring = ring
-            self._thread = threading.Thread(target=self._deliver, args=arguments, name="source-microphone", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._deliver, args=arguments, name="source-microphone", daemon=True)
+            thread.start()
+            self._thread = thread  # not before: one that could not be started can't be joined
 
     def close(self) -> None:
         """See `Source.close`. Any thread; takes little more than `KILL_S` at worst, also while PortAudio hangs."""
@@ -161,7 +162,12 @@ class _Child:
         self._is_killed = False
         self._chatter = b""
         self._listener = threading.Thread(target=self._listen, name="source-microphone-stderr", daemon=True)
-        self._listener.start()
+        try:
+            self._listener.start()
+        except RuntimeError:  # too many threads; nobody else would end the process
+            with self._process:
+                self._process.kill()
+            raise
 
     def hello(self, timeout_s: float) -> Any:
         """What the child says first, decoded.

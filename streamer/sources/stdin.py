@@ -98,8 +98,9 @@ class StdinSource:
     def start(self, ring: Ring, clock: Clock) -> None:
         """See `Source.start`."""
         self._ring = ring
-        self._thread = threading.Thread(target=self._deliver, args=(ring, clock), name="source-stdin", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._deliver, args=(ring, clock), name="source-stdin", daemon=True)
+        thread.start()
+        self._thread = thread  # not before: one that could not be started can't be joined
 
     def close(self) -> None:
         """See `Source.close`."""

@@ -80,6 +80,26 @@ def test_leaves_no_thread_behind(source: Source) -> None:
     assert {thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("source")} == set()
 
 
+def test_closes_and_starts_again_after_a_thread_that_could_not_be_started(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    info = source.open()
+    ring = Ring(RATE * 10, info.max_block)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            source.start(ring, Clock(RATE))
+    source.close()
+    assert ring.closed is Reason.STOP
+    ring = Ring(RATE * 10, source.open().max_block)
+    source.start(ring, Clock(RATE))
+    wait_for(lambda: ring.closed, "the end")
+    assert ring.written == len(SOUND)
+
+
 @pytest.mark.parametrize("name", ["file", "fake"])
 def test_a_source_that_can_wait_waits_for_the_reader(name: str, tmp_path: Path) -> None:
     path = sounds.write(tmp_path / "a.wav", SOUND, RATE)

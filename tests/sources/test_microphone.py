@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -389,6 +390,33 @@ def test_a_child_that_can_not_be_started_is_a_sentence(monkeypatch: pytest.Monke
     with pytest.raises(SourceError, match=sentence):
         source.open()
     source.close()
+
+
+@pytest.mark.parametrize("name", ["source-microphone", "source-microphone-stderr"])
+def test_a_thread_that_can_not_be_started_leaves_a_microphone_that_can(
+    mic: Microphone, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    start_really, children = threading.Thread.start, []
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == name:
+            raise RuntimeError("can't start new thread")
+        start_really(thread)
+
+    def popen(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
+        children.append(popen_really(*args, **options))
+        return children[-1]
+
+    popen_really = subprocess.Popen
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        patch.setattr(subprocess, "Popen", popen)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            start(mic)
+    mic.close()
+    assert children[0].wait(20) == -signal.SIGKILL
+    ring, _ = start(mic)
+    wait_for(lambda: ring.written == N, "all samples")
 
 
 def test_modules_in_the_working_directory_are_not_ours(
