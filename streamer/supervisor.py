@@ -71,6 +71,7 @@ class Supervisor:
         self._patience = 1  # in units of `zeros_s`: how long a mute device is kept before it is opened anew
         self._wanted = asyncio.Event()  # clear while paused
         self._wanted.set()
+        self._is_over = False  # the source came to its end, and is not opened any more
         self._ended = asyncio.Event()  # the engine has heard the last sample there is
 
     def heard(self, output: Scores | SegmentEnd) -> None:
@@ -92,12 +93,13 @@ class Supervisor:
             self._put(status_message(self._name, status))
 
     def listen(self, wanted: bool) -> None:
-        """Pause, which closes the source, or go on; publishes which. A file begins anew then."""
+        """Pause, which closes the source, or go on; publishes which. A file begins anew then, unless it has ended."""
         if wanted:
             self._wanted.set()
         else:
             self._wanted.clear()
-            self.set_status(Status.PAUSED)
+            if not self._is_over:
+                self.set_status(Status.PAUSED)
         self._put(self.listening())
 
     @property
@@ -130,6 +132,7 @@ class Supervisor:
                     reason = f"{type(error).__name__}: {error}"
                 else:
                     log.info("stream %s: the source has come to its end", self._name)
+                    self._is_over = True
                     return
                 await self._close()
                 if not reason or not self._wanted.is_set():

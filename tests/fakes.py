@@ -58,8 +58,9 @@ class FakeSource:
         """See `Source.start`."""
         self._ring = ring
         clock.anchor(0, time.monotonic())
-        self._thread = threading.Thread(target=self._deliver, args=(ring,), name="source-fake", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._deliver, args=(ring,), name="source-fake", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def close(self) -> None:
         """See `Source.close`."""

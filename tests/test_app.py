@@ -425,6 +425,22 @@ def test_a_paused_stream_lets_go_of_its_source_and_says_so(daemon):
     assert sink.of("hall/listening/state") == ["ON"]
 
 
+def test_a_stream_whose_source_has_ended_stays_offline_whatever_is_ordered(daemon, caplog):
+    caplog.set_level("INFO")
+    made, sink = daemon(FakeSource(NOISE), FakeSource(NOISE, end=None))
+
+    async def run():
+        async with running(made):
+            await until(lambda: "stream room: the source has come to its end" in caplog.messages)
+            for order in ("OFF", "ON"):
+                made.orders.take("room/listening/set", order)
+                await until(lambda order=order: sink.of("room/listening/state")[-1] == order)
+
+    asyncio.run(run())
+    assert "paused" not in sink.of("room/status")
+    assert sink.of("room/status")[-1] == "offline"
+
+
 def test_a_snoozed_rule_ends_its_event_and_stays_silent(daemon):
     made, sink = daemon(FakeSource(NOISE, end=None))
 

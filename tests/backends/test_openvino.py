@@ -278,7 +278,7 @@ def test_what_it_refuses(named: Named, options: dict[str, str], sentence: str, m
 
 def test_without_the_extra(named: Named, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "is_installed", lambda: False)
-    with pytest.raises(ConfigError, match=r"model\.backend: OpenVINO is not installed; pip install 'streamer\[openv"):
+    with pytest.raises(ConfigError, match=r"model\.backend: OpenVINO is not installed; pip install -e '\.\[openv"):
         edges.build_backend(named(backend="openvino"))
     with pytest.raises(ConfigError, match=r"^c\.yaml:4: model\.dtype: int8 needs OpenVINO, which is not inst"):
         edges.build_backend(named(dtype="int8"))

@@ -86,8 +86,6 @@ def test_closes_and_starts_again_after_a_thread_that_could_not_be_started(
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    if isinstance(source, FakeSource):
-        pytest.skip("a stand-in")
     info = source.open()
     ring = Ring(RATE * 10, info.max_block)
     with monkeypatch.context() as patch:
