@@ -585,12 +585,18 @@ def test_a_successor_whose_model_knows_other_labels_knows_nothing_of_before(daem
     assert sink.phases("room") == []
 
 
-def test_a_successor_finds_on_the_disk_what_waits_there(daemon, tmp_path, monkeypatch):
-    on_disk = SETTINGS.replace("path: null", f"path: {tmp_path / 'outbox'}")
+def undelivered(daemon, monkeypatch, settings):
+    """A daemon that has ended with a sink that delivered nothing."""
     monkeypatch.setattr(app, "STOP_S", 0.2)
-    before, deaf = daemon(FakeSource(NOISE), FakeSource(SILENCE), settings=on_disk)
+    before, deaf = daemon(FakeSource(NOISE), FakeSource(SILENCE), settings=settings)
     monkeypatch.setattr(deaf, "run", lambda _: asyncio.Event().wait())
     asyncio.run(before.run())
+    return before
+
+
+def test_a_successor_finds_on_the_disk_what_waits_there(daemon, tmp_path, monkeypatch):
+    on_disk = SETTINGS.replace("path: null", f"path: {tmp_path / 'outbox'}")
+    before = undelivered(daemon, monkeypatch, on_disk)
     after, sink = daemon(FakeSource(SILENCE), FakeSource(SILENCE), settings=on_disk)
     after.succeed(before)
     asyncio.run(after.run())
@@ -599,10 +605,7 @@ def test_a_successor_finds_on_the_disk_what_waits_there(daemon, tmp_path, monkey
 
 def test_a_successor_delivers_what_waits_on_a_disk_that_failed(daemon, tmp_path, monkeypatch):
     on_disk = SETTINGS.replace("path: null", f"path: {tmp_path / 'outbox'}")
-    monkeypatch.setattr(app, "STOP_S", 0.2)
-    before, deaf = daemon(FakeSource(NOISE), FakeSource(SILENCE), settings=on_disk)
-    monkeypatch.setattr(deaf, "run", lambda _: asyncio.Event().wait())
-    asyncio.run(before.run())
+    before = undelivered(daemon, monkeypatch, on_disk)
     assert all(entry.row for entry in before.outboxes["all"].left)
 
     def fail(*_, **__):
