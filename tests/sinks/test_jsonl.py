@@ -160,20 +160,24 @@ def test_what_can_not_be_written_waits_and_the_log_says_why(tmp_path: Path, capl
     assert caplog.messages == [f"events can't be written to {path}: File exists; they wait in memory. {hint}"]
 
 
+def disk(room: list[int], fault: int) -> type[io.FileIO]:
+    """A disk whose writes take so many bytes each, fail where that is none, and then go well again."""
+
+    class Disk(io.FileIO):
+        def write(self, data: Any) -> int:
+            allowed = room.pop(0) if room else len(data)
+            if not allowed:
+                raise OSError(fault, os.strerror(fault))
+            return super().write(bytes(data)[:allowed])
+
+    return Disk
+
+
 @pytest.mark.usefixtures("hasty")
 def test_a_disk_full_in_the_middle_of_a_line_leaves_no_half_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    room = [10_000, 10, 0]      # bytes each write may take; then there is space again
-
-    class FullDisk(io.FileIO):
-        def write(self, data: Any) -> int:
-            allowed = room.pop(0) if room else len(data)
-            if not allowed:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return super().write(bytes(data)[:allowed])
-
-    monkeypatch.setattr("streamer.sinks.jsonl.io.FileIO", FullDisk)
+    monkeypatch.setattr("streamer.sinks.jsonl.io.FileIO", disk([10_000, 10, 0], errno.ENOSPC))
     path = tmp_path / "events.jsonl"
     with caplog.at_level(logging.WARNING):
         write(str(path), event(1), event(2), event(3))
@@ -183,15 +187,7 @@ def test_a_disk_full_in_the_middle_of_a_line_leaves_no_half_line(
 
 @pytest.mark.usefixtures("hasty")
 def test_half_a_line_that_a_failing_disk_left_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    room = [10, 0]
-
-    class FailingDisk(io.FileIO):
-        def write(self, data: Any) -> int:
-            allowed = room.pop(0) if room else len(data)
-            if not allowed:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return super().write(bytes(data)[:allowed])
-
+    class FailingDisk(disk([10, 0], errno.EIO)):  # type: ignore[misc]
         def truncate(self, size: int | None = None) -> int:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
